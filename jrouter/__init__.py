@@ -1,0 +1,1 @@
+"""jrouter: learn from a biased log which LLM should answer each query."""

@@ -1,0 +1,1 @@
+"""The edge of the world: logs, benchmark tables and checkpoints as files."""

@@ -1,0 +1,306 @@
+"""Logs of a gateway: one row a query, with the one model that answered, its score and its cost."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from jrouter.io.columns import (
+    CSV,
+    JSON_LINES,
+    PARQUET,
+    Choose,
+    Source,
+    chosen_columns,
+    describe,
+    equal_ids,
+    is_text,
+    listed,
+    make_source,
+    pick_embedding,
+    places,
+    python_column,
+    query_groups,
+    shown,
+    trimmed,
+)
+from jrouter.io.files import read_files
+from jrouter.types import LoggedData
+
+REQUIRED = ("model", "score", "cost")
+NUMBERS = ("score", "cost", "propensity", "keep_probability")
+COLUMNS = ("query", *REQUIRED, "propensity", "timestamp", "group", "allowed_models", "keep_probability")
+SMALLEST = float(np.finfo(np.float32).tiny)  # so that a probability and one over it are float32
+
+
+def read_log(
+    source: Any,
+    *,
+    embedding: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    models: Sequence[str] | None = None,
+    cost_unit: str = "USD",
+) -> LoggedData:
+    """Reads a log: `model`, `score`, `cost` and an embedding of each query.
+
+    Optional columns, left out of the result where they are missing or null throughout:
+    `query` (text, tells which rows are the same query), `propensity` (of the logged model, in (0, 1]),
+    `timestamp` (ISO-8601 or epoch seconds), `group` (rows that stay on one side of a split),
+    `allowed_models` (list of names; in CSV a JSON array), `keep_probability` (in (0, 1], of the row having been kept).
+    A null or empty score means that the answer was not scored; NaN is an error, also in a pandas
+    float column, where it cannot be told from null: use `astype("Float64")` for such a column.
+
+    Args:
+      source: a Parquet, CSV or JSON lines file, a folder of such files with the same columns, a pandas
+        DataFrame or a pyarrow Table.
+      embedding: the encoder, with or without `embedding:` before it; needed where there are several.
+      columns: our name of a column -> the file's name.
+      models: names of the models, in order; by default those that answered, sorted, and an allowed model
+        that never answered is left out, for nothing can be learned about it.
+      cost_unit: unit of `cost`.
+
+    Returns:
+      The log. `time` counts from the earliest timestamp; `row_weight` is 1 / keep_probability;
+      `group` is the column, else equal for equal queries, else for equal embeddings.
+
+    Raises:
+      DataError: a file that is missing, empty or malformed, a missing or repeated column, no embedding,
+        a value that is out of range or null in some rows only, an unknown model, fewer than two models.
+    """
+    mapping = dict(columns or {})
+
+    def choose(names: list[str], file: str) -> dict[str, str]:
+        return _choose(names, file, mapping, embedding)
+
+    if isinstance(source, str | os.PathLike):
+        log = read_files(source, choose, (*PARQUET, *CSV, *JSON_LINES), folder=True)
+    else:
+        log = _from_memory(source, choose)
+
+    scored = ~log.nulls("score")
+    score = log.floats("score", "a finite score, or null where the answer was not scored", null=True)
+    if not scored.any():
+        raise log.error("is null in every row, expected a score in some; join the scores first", "score")
+    cost = log.floats("cost", "a finite cost of at least 0", low=0.0)
+    names, model = _models(log, models)
+    allowed = _allowed(log, names, model, declared=models is not None)
+    x = log.embeddings("embedding")
+    if log.has("group"):
+        log.require("group", ~log.nulls("group"), "a group in every row, or in none")
+        group = equal_ids(log.text("group", "the name or number of a group"))
+    else:
+        group = query_groups(log, x)
+    propensity = _probability(log, "propensity")
+    keep = _probability(log, "keep_probability")
+    time = _seconds(log) if log.has("timestamp") else None
+
+    def optional(values: np.ndarray | None, dtype: Any = np.float32) -> Any:
+        return None if values is None else jnp.asarray(values.astype(dtype))
+
+    return LoggedData(
+        x=jnp.asarray(x),
+        model=jnp.asarray(model),
+        score=jnp.asarray(score.astype(np.float32)),
+        cost=jnp.asarray(cost.astype(np.float32)),
+        propensity=optional(propensity),
+        row_weight=optional(None if keep is None else 1.0 / keep),
+        allowed=optional(allowed, bool),
+        scored=None if scored.all() else jnp.asarray(scored),
+        group=optional(group, np.int32),
+        time=optional(time),
+        models=names,
+        cost_unit=cost_unit,
+    )
+
+
+def write_log(log: LoggedData, path: str | os.PathLike) -> None:
+    """Writes a log as Parquet or CSV; `read_log(path, models=log.models)` gives back the same float32 arrays.
+
+    The file appears whole or not at all. `cost_unit` is not written; time is read back as seconds since its
+    earliest row.
+
+    Args:
+      log: the log; `models` must be named, and `row_weight` be at least 1, as it is written as `keep_probability`.
+      path: a file that ends in .parquet, .pq, .csv or .csv.gz; its folder is made where needed.
+
+    Raises:
+      DataError: an unknown suffix, models without names, a row weight below 1, a file that cannot be written.
+    """
+    file = os.fspath(path)
+    if not file.lower().endswith((*PARQUET, *CSV)):
+        raise describe(file, f"has an unknown suffix '{Path(file).suffix}', expected one of {', '.join(PARQUET + CSV)}")
+    table = _as_table(log, file, text=file.lower().endswith(CSV))
+    temporary = Path(file).with_name(f".{os.getpid()}.{Path(file).name}")  # same suffix: it decides on compression
+    try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        if file.lower().endswith(PARQUET):
+            pyarrow.parquet.write_table(table, temporary)
+        else:
+            with pa.output_stream(temporary) as stream:
+                pyarrow.csv.write_csv(table, stream)
+        os.replace(temporary, file)
+    except OSError as problem:
+        raise describe(file, f"cannot be written: {problem.strerror or problem}; check the folder") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _as_table(log: LoggedData, file: str, text: bool) -> pa.Table:
+    if not log.models:
+        raise describe(file, "cannot be written from a log whose models have no names; set `models`")
+    # A float32 is exact as a float64, whose digits CSV gives in full.
+    real = np.float64 if text else np.float32
+    x, unscored = np.asarray(log.x, real), None if log.scored is None else ~np.asarray(log.scored)
+    columns: dict[str, Any] = {
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1]),
+        "model": pa.array(log.models).take(pa.array(np.asarray(log.model))),
+        "score": pa.array(np.asarray(log.score, real), mask=unscored),
+        "cost": pa.array(np.asarray(log.cost, real)),
+    }
+    if log.propensity is not None:
+        columns["propensity"] = np.asarray(log.propensity, real)
+    if log.time is not None:
+        columns["timestamp"] = np.asarray(log.time, real)
+    if log.group is not None:
+        columns["group"] = np.asarray(log.group)
+    if log.allowed is not None:
+        allowed = np.asarray(log.allowed)
+        offsets = np.cumsum([0, *allowed.sum(axis=1)])
+        names = pa.array(log.models).take(pa.array(np.nonzero(allowed)[1]))
+        columns["allowed_models"] = pa.LargeListArray.from_arrays(offsets, names)
+    if log.row_weight is not None:
+        weight = np.asarray(log.row_weight, np.float64)
+        if not (weight >= 1).all():
+            row = int(np.argmin(weight >= 1))
+            raise describe(file, f"has the row weight {weight[row]}, expected at least 1 (1 / keep_probability)", row)
+        columns["keep_probability"] = 1.0 / weight  # float64, so that one over it is exact again
+    if text:
+        for name in {"embedding", "allowed_models"} & set(columns):
+            columns[name] = [json.dumps(row) for row in columns[name].to_pylist()]
+    return pa.table(columns)
+
+
+def _choose(names: list[str], file: str, mapping: dict[str, str], embedding: str | None) -> dict[str, str]:
+    """Our name -> the file's name."""
+    for ours, theirs in mapping.items():
+        if ours not in (*COLUMNS, "embedding") and not ours.startswith("embedding:"):
+            raise describe(file, f"cannot map '{ours}': it is none of {listed((*COLUMNS, 'embedding'))}")
+        if theirs not in names:
+            raise describe(
+                file, f"has no column '{theirs}' to read '{ours}' from; it has {listed(names)}", column=theirs
+            )
+    known = {name: name for name in names} | mapping
+    for name in REQUIRED:
+        if name not in known:
+            how = f"add it, or map it with columns={{'{name}': ...}}"
+            raise describe(file, f"is missing; {how}; the columns there are {listed(names)}", column=name)
+    if embedding is None and "embedding" in mapping:
+        embedding = "embedding"
+    encoder = pick_embedding(list(known), embedding, file)
+    if encoder is None:
+        text = "only text" if "query" in known else "neither 'query' nor an embedding"
+        raise describe(
+            file,
+            f"holds {text}, expected a column 'embedding:<encoder>' of lists of numbers; embed the queries first "
+            f"(the columns there are {listed(names)})",
+        )
+    return {name: known[name] for name in COLUMNS if name in known} | {"embedding": known[encoder]}
+
+
+def _from_memory(data: Any, choose: Choose) -> Source:
+    pandas = sys.modules.get("pandas")  # whoever holds a DataFrame has imported it
+    if isinstance(data, pa.Table):
+        file, names = "pyarrow table", data.column_names
+        original = chosen_columns(names, choose, file)
+        table = data
+    elif pandas is not None and isinstance(data, pandas.DataFrame):
+        file, names = "DataFrame", [str(name) for name in data.columns]
+        original = chosen_columns(names, choose, file)
+        position = {theirs: names.index(theirs) for theirs in original.values()}
+        numbers = {original[name] for name in NUMBERS if name in original}
+        table = pa.table(
+            {
+                name: python_column(data.iloc[:, place], name, file, from_pandas=name not in numbers)
+                for name, place in position.items()
+            }
+        )
+    else:
+        raise describe(type(data).__name__, "is no log; expected a path, a pandas DataFrame or a pyarrow Table")
+    if table.num_rows == 0:
+        raise describe(file, "is empty (0 rows), expected at least one row")
+    return make_source(table, original, [file])
+
+
+def _models(log: Source, models: Sequence[str] | None) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names of the models, and [n] int32, which of them answered."""
+    column = log.text("model", "the name of a model")
+    log.require("model", ~log.nulls("model"), "the name of a model")
+    names = tuple(sorted(column.unique().to_pylist()) if models is None else models)
+    if len(set(names)) < max(2, len(names)):
+        raise log.error(f"has the models {listed(names)}, expected at least two, each once", "model")
+    index = places(column, names)
+    log.require("model", ~index.is_null().to_numpy(), f"one of `models` ({listed(names)})")
+    return names, index.to_numpy().astype(np.int32)
+
+
+def _allowed(log: Source, names: tuple[str, ...], model: np.ndarray, *, declared: bool) -> np.ndarray | None:
+    """[n, T] bool, which models could have answered."""
+    if not log.has("allowed_models"):
+        return None
+    values, lengths = log.lists("allowed_models", pa.large_string(), "a list of model names")
+    if not (is_text(values.type) or pa.types.is_null(values.type)):
+        raise log.error(f"holds lists of {values.type}, expected lists of model names", "allowed_models")
+    index = places(values.cast(pa.large_string()), names)
+    known = ~index.is_null().to_numpy()
+    row = np.repeat(np.arange(log.rows), lengths)
+    if declared and not known.all():
+        place = int(np.argmin(known))
+        problem = f"found {shown(values[place])}, expected names of `models` only ({listed(names)})"
+        raise log.error(problem, "allowed_models", int(row[place]))
+    allowed = np.zeros((log.rows, len(names)), bool)
+    allowed[row[known], index.drop_null().to_numpy()] = True
+    answered = allowed[np.arange(log.rows), model]
+    log.require("allowed_models", answered, "a list with the model that answered in it")
+    return allowed
+
+
+def _probability(log: Source, name: str) -> np.ndarray | None:
+    """[n] float64 in (0, 1], or None where the log has none."""
+    if not log.has(name):
+        return None
+    known = ~log.nulls(name)
+    log.require(name, known, f"a {name} in every row or in none (fill it in, or drop the column)")
+    return log.floats(name, f"a {name} in (0, 1]", low=SMALLEST, high=1.0)
+
+
+def _seconds(log: Source) -> np.ndarray:
+    """[n] float64, seconds since the earliest timestamp."""
+    name, expected = "timestamp", "ISO-8601 or epoch seconds, in all rows alike"
+    column = log.columns[name]
+    log.require(name, ~log.nulls(name), "a timestamp in every row, or in none")
+    kinds = [pa.float64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC")]
+    if is_text(column.type):
+        kind = next((kind for kind in kinds if _fits(column.slice(0, 1), kind)), kinds[1])
+    else:
+        kind = kinds[1] if pa.types.is_temporal(column.type) else kinds[0]
+    if kind == kinds[0]:
+        seconds = log.floats(name, "epoch seconds (divide milliseconds by 1,000)", low=-1e11, high=1e11)
+        return seconds - seconds.min()
+    ticks = log.cast(name, kind, expected).cast(pa.int64()).to_numpy()
+    return (ticks - ticks.min()) / 1e9
+
+
+def _fits(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
+    try:
+        trimmed(column).cast(kind)
+        return True
+    except pa.ArrowInvalid:
+        return False

@@ -1,0 +1,48 @@
+"""Plug-in rules: predict every model's score and cost, then take the best utility.
+
+No method of its own: what baseline, regress_and_compare, carrot and cf_regression share.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+
+from jrouter.features import scale
+from jrouter.metrics import utility
+from jrouter.nuisances.crossfit import fit_outcome
+from jrouter.nuisances.outcome import OutcomeModel
+from jrouter.nuisances.regression import TargetModel, fit_targets
+from jrouter.policy import Policy, Problem
+from jrouter.splits import Split
+from jrouter.types import Array, LoggedData
+
+
+def plug_in_policy(predict) -> Policy:
+    """Policy of a predictor: (params, scaled x) -> standardised [2, T], in units kept with its params."""
+
+    def apply(params, x, lam):
+        standard = predict(params["model"], scale(params["scaling"], x))
+        score, cost = params["mean"] + params["deviation"] * standard
+        return utility(score, cost, lam)
+
+    return Policy(apply)
+
+
+def _folds_needed(family: OutcomeModel | TargetModel, split: Split) -> Split:
+    """Folds serve to choose a strength: without a choice, one fit on all rows is enough."""
+    return split if len(family.strengths) > 1 else replace(split, n_folds=1)
+
+
+def fit_logged(key: Array, family: OutcomeModel, log: LoggedData, problem: Problem) -> dict[str, Any]:
+    """Params of the plug-in rule of an outcome model fitted on the log's own outcomes."""
+    fit = fit_outcome(key, family, log, _folds_needed(family, problem.split))
+    last = jax.tree.map(lambda leaf: leaf[-1], (fit.params, fit.units))
+    return {"model": last[0], "mean": last[1].mean, "deviation": last[1].deviation, "scaling": fit.scaling}
+
+
+def fit_all(key: Array, family: TargetModel, problem: Problem, score: Array, cost: Array) -> dict[str, Any]:
+    """Params of the plug-in rule of a regression on every model's target [n, T]."""
+    fit = fit_targets(key, family, problem.log, _folds_needed(family, problem.split), score, cost)
+    last = jax.tree.map(lambda leaf: leaf[-1], fit.params)
+    return {"model": last, "mean": fit.mean, "deviation": fit.deviation, "scaling": fit.scaling}

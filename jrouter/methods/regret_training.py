@@ -1,0 +1,119 @@
+"""Training routers by a regret surrogate, one network per lambda, all lambdas at once.
+
+No method of its own: what rm_softmax, rm_classification and rm_interval share.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jrouter.features import fit_scaling, scale
+from jrouter.interval import nearest
+from jrouter.networks import HIDDEN, RouterNetwork, head_width
+from jrouter.policy import Policy, Problem
+from jrouter.sweep import over_settings
+from jrouter.train import Hyper, Rows, TrainConfig, make_train, train_keys
+from jrouter.types import Array, CounterfactualScores
+
+
+@dataclass(frozen=True)
+class RouterConfig:
+    """How routers are trained. What the paper leaves open (all but the hidden layers) is ours.
+
+    Attributes:
+      estimator: counterfactual scores, one of `estimators.ESTIMATORS`.
+      strength: of shrinkage, for "dros".
+      hidden: widths of the hidden layers (the paper's: 200, 200).
+      epochs: passes over the training rows; the best by validation loss is kept.
+      batch_size: rows a step.
+      learning_rate: of AdamW, falling to 0 along a half cosine.
+      weight_decay: of AdamW.
+    """
+
+    estimator: str = "dr"
+    strength: float = 10.0
+    hidden: tuple[int, ...] = HIDDEN
+    epochs: int = 15
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+
+    @property
+    def train(self) -> TrainConfig:
+        """The static part of training."""
+        return TrainConfig(self.epochs, self.batch_size)
+
+    @property
+    def hyper(self) -> Hyper:
+        """The traced part of training."""
+        return Hyper(self.learning_rate, self.weight_decay)
+
+
+def router_rows(problem: Problem, scaling: dict, targets: Any) -> tuple[Rows, Rows]:
+    """Training and validation rows: (scaled x, targets) of each, and weights.
+
+    Args:
+      problem: its split says which rows.
+      scaling: of embeddings.
+      targets: pytree of arrays [n, ...].
+    """
+    split, log = problem.split, problem.log
+
+    def rows(index, weight):
+        examples = scale(scaling, log.x[index]), jax.tree.map(lambda leaf: leaf[index], targets)
+        return Rows(examples, log.weight[index] * weight)
+
+    return rows(split.train, split.train_weight), rows(split.valid, split.valid_weight)
+
+
+def fit_routers(
+    key: Array,
+    problem: Problem,
+    scores: CounterfactualScores | Any,
+    surrogate: Callable,
+    config: RouterConfig,
+    lambdas: Array,
+) -> dict[str, Any]:
+    """One router per lambda.
+
+    Args:
+      key: of initialisation and shuffling, shared by all lambdas.
+      problem: log and split.
+      scores: targets of each row: a pytree of arrays [n, ...].
+      surrogate: (logits [T], targets of one row, lam) -> scalar loss.
+      config: of training.
+      lambdas: [L].
+
+    Returns:
+      {"networks": stacked over lambdas, "lambdas", "scaling"}.
+    """
+    network = RouterNetwork(len(problem.log.models), config.hidden)
+    scaling = fit_scaling(problem.log.x, problem.log.weight)
+    rows, valid = router_rows(problem, scaling, scores)
+
+    def loss(params, example, lam):
+        x, targets = example
+        return surrogate(network.apply(params, x), targets, lam)
+
+    train = make_train(lambda key: network.init(key, problem.log.x[0]), loss, config.train)
+    networks, _ = over_settings(train)(train_keys(key), rows, lambdas, config.hyper, valid)
+    return {"networks": networks, "lambdas": lambdas, "scaling": scaling}
+
+
+def routers_policy(config: RouterConfig) -> Policy:
+    """Logits of the network of the nearest lambda."""
+
+    def apply(params, x, lam):
+        index = nearest(params["lambdas"], lam)
+        network = jax.tree.map(lambda leaf: leaf[index], params["networks"])
+        return RouterNetwork(head_width(network), config.hidden).apply(network, scale(params["scaling"], x))
+
+    return Policy(apply)
+
+
+def as_targets(scores: CounterfactualScores) -> tuple[Array, Array]:
+    """Score and cost of every row, as training targets."""
+    return scores.score, jnp.asarray(scores.cost)

@@ -1,0 +1,36 @@
+"""rm_softmax: minimise the expected regret of a softmax policy on counterfactual utilities.
+
+Equal, up to a constant, to maximising the policy's plug-in value. One network per lambda.
+
+Source: arXiv 2505.16037, RM-Softmax.
+"""
+
+from dataclasses import dataclass
+
+from jrouter.estimators import counterfactual_scores
+from jrouter.losses import softmax_regret
+from jrouter.methods.regret_training import RouterConfig, as_targets, fit_routers, routers_policy
+from jrouter.metrics import utility
+from jrouter.policy import Method
+
+
+@dataclass(frozen=True)
+class RmSoftmaxConfig(RouterConfig):
+    """`RouterConfig`, and the temperature of the softmax (open in the paper)."""
+
+    temperature: float = 1.0
+
+
+def rm_softmax(config: RmSoftmaxConfig = RmSoftmaxConfig()) -> Method:
+    """A network per lambda, trained by softmax regret."""
+
+    def surrogate(logits, targets, lam):
+        return softmax_regret(logits, utility(*targets, lam), temperature=config.temperature)
+
+    def fit(key, problem):
+        scores = counterfactual_scores(
+            problem.log, problem.nuisances, estimator=config.estimator, strength=config.strength
+        )
+        return fit_routers(key, problem, as_targets(scores), surrogate, config, problem.lambdas)
+
+    return Method(fit, routers_policy(config), config)

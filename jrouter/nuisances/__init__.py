@@ -1,0 +1,1 @@
+"""Estimates that scores are built from: propensities and outcomes, cross-fitted."""

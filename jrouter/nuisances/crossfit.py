@@ -1,0 +1,243 @@
+"""Cross-fitting: each row's nuisances come from models that never saw it.
+
+Folds are row weights: fold k is fitted with weight 0 on its own rows, and one further fit has them
+all. So all K + 1 fits are one vmapped program, and strengths of regularisation are chosen by the
+folds' held-out error. That choice uses all rows; it is one number, and the fits themselves do not.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jrouter.features import fit_scaling, scale
+from jrouter.metrics import masked
+from jrouter.nuisances import neighbours, outcome, propensity, ridge
+from jrouter.nuisances.outcome import OutcomeModel, outcomes_of
+from jrouter.nuisances.propensity import Choices, Clipping, PropensityModel
+from jrouter.splits import Split, rows_by_label
+from jrouter.types import Array, LoggedData, Nuisances
+from jrouter.weighted import weighted_mean
+
+OUTCOME_MODELS = {
+    "ridge": ridge.ridge,
+    "pooled": ridge.pooled,
+    "mlp": outcome.mlp,
+    "mlp_per_model": outcome.mlp_per_model,
+    "knn": neighbours.knn,
+}
+PROPENSITY_MODELS = {"logistic": propensity.logistic, "mlp": propensity.mlp}
+
+
+@dataclass(frozen=True)
+class NuisanceConfig:
+    """How nuisances are estimated.
+
+    Attributes:
+      outcome: one of `OUTCOME_MODELS`.
+      propensity: one of `PROPENSITY_MODELS`; used where the log has no propensities.
+      clipping: of estimated propensities.
+    """
+
+    outcome: str = "pooled"
+    propensity: str = "logistic"
+    clipping: Clipping = field(default_factory=Clipping)
+
+    def __post_init__(self):
+        for name, family in (("outcome", OUTCOME_MODELS), ("propensity", PROPENSITY_MODELS)):
+            if getattr(self, name) not in family:
+                raise ValueError(f"unknown {name} model {getattr(self, name)!r}: expected one of {', '.join(family)}")
+
+
+class CrossFit(NamedTuple):
+    """A family fitted on each fold's complement and on all rows.
+
+    Attributes:
+      params: leading axis K + 1, the last fitted on all rows.
+      units: of outcomes, leading axis K + 1; None for propensities.
+      scaling: of embeddings, from all rows (no outcome enters).
+      strength: chosen strength, for score and for cost where the family is an outcome model.
+      error: [P, ...] held-out error of each candidate (zeros where there was no choice).
+    """
+
+    params: Any
+    units: Any
+    scaling: dict[str, Array]
+    strength: Array
+    error: Array
+
+
+def fold_weights(log: LoggedData, split: Split) -> Array:
+    """[K + 1, n], row weights of each fold's complement, then of all rows."""
+    if split.n_folds == 1:
+        return log.weight[None]
+    held_out = split.fold == jnp.arange(split.n_folds + 1)[:, None]
+    return jnp.where(held_out, 0.0, log.weight)
+
+
+def held_out(predict, params: Any, x: Array, split: Split) -> Array:
+    """Predictions [n, ...] of each row of x by the fit of its own fold's complement.
+
+    Args:
+      predict: (params, x [d]) -> [...].
+      params: leading axis K + 1.
+      x: [n, d].
+      split: folds.
+    """
+    if split.n_folds == 1:
+        return _in_chunks(lambda one: predict(_at(params, 0), one), x)
+    rows, present = rows_by_label(split.fold, n_labels=split.n_folds, size=split.fold_size)
+
+    def of_fold(operands):
+        number, rows = operands
+        return _in_chunks(lambda one: predict(_at(params, number), one), x[rows])
+
+    predicted = jax.lax.map(of_fold, (jnp.arange(split.n_folds), rows))
+    places = jnp.where(present, rows, x.shape[0])
+    return jnp.zeros((x.shape[0], *predicted.shape[2:])).at[places].set(predicted, mode="drop")
+
+
+def _at(tree: Any, index) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def _in_chunks(predict, x: Array, *, size: int = 1024) -> Array:
+    """`vmap(predict)(x)`, a chunk of rows at a time: nearest neighbours need [rows, stored rows]."""
+    return jax.lax.map(predict, x, batch_size=min(size, x.shape[0]))
+
+
+def _predictor(family: OutcomeModel):
+    """((params, units), scaled x) -> [2, T] in the units of score and cost."""
+    return lambda fit, x: fit[1].mean + fit[1].deviation * family.predict(fit[0], x)
+
+
+def fit_outcome(key: Array, family: OutcomeModel, log: LoggedData, split: Split) -> CrossFit:
+    """Fits an outcome model on each fold's complement and on all rows.
+
+    Args:
+      key: for families that need one.
+      family: e.g. `ridge.pooled()`.
+      log: n rows.
+      split: folds.
+    """
+    scaling = fit_scaling(log.x, log.weight)
+    x = scale(scaling, log.x)
+    weights = fold_weights(log, split)
+    outcomes, units = jax.vmap(lambda weight: outcomes_of(log, x, weight))(weights)
+    keys = jax.random.split(key, weights.shape[0])
+    # x and the choices are the same in every fold: only what differs gets the fold axis.
+    axes = outcomes._replace(x=None, model=None, observed=0, weight=0)
+    outcomes = outcomes._replace(x=x, model=log.model)
+    statistics = jax.vmap(
+        lambda key, of_fold: family.prepare(key, of_fold, len(log.models), split.model_size), in_axes=(0, axes)
+    )(keys, outcomes)
+    solve, assemble = jax.vmap(family.solve, in_axes=(0, None)), jax.vmap(family.assemble)
+    observed = jnp.stack([log.score, log.cost], axis=1)
+    row_weight = jnp.stack([log.score_weight, log.weight], axis=1)
+
+    def attempt(strength):
+        solution = solve(statistics, strength)
+        predicted = held_out(_predictor(family), (assemble(statistics, solution), units), x, split)
+        logged = jnp.take_along_axis(predicted, log.model[:, None, None], axis=2)[..., 0]
+        residual = (logged - observed) / _at(units, -1).deviation[:, log.model].T
+        return solution, weighted_mean(residual**2, row_weight)
+
+    if len(family.strengths) > 1 and split.n_folds > 1:
+        solutions, error = jax.lax.map(attempt, family.strengths, batch_size=family.at_once)
+        best = jnp.argmin(error, axis=0)
+        solution = jax.vmap(family.choose)(_at(solutions, best[0]), _at(solutions, best[1]))
+        strength = family.strengths[best]
+    else:
+        error = jnp.zeros((1, 2))
+        strength = jnp.stack([family.strengths[len(family.strengths) // 2]] * 2)
+        solution = solve(statistics, strength[0])
+    params = assemble(statistics, solution)
+    return CrossFit(params, units, scaling, strength, error)
+
+
+def held_out_outcome(family: OutcomeModel, fit: CrossFit, log: LoggedData, split: Split) -> tuple[Array, Array]:
+    """Cross-fitted score [n, T] and cost [n, T] of the rows that `fit` was fitted on."""
+    predicted = held_out(_predictor(family), (fit.params, fit.units), scale(fit.scaling, log.x), split)
+    return predicted[:, 0], predicted[:, 1]
+
+
+def fit_propensity(key: Array, family: PropensityModel, log: LoggedData, split: Split) -> CrossFit:
+    """Fits a propensity model on each fold's complement and on all rows.
+
+    Args:
+      key: for families that need one.
+      family: e.g. `propensity.logistic()`.
+      log: n rows.
+      split: folds.
+    """
+    scaling = fit_scaling(log.x, log.weight)
+    allowed = jnp.ones((log.model.shape[0], len(log.models)), bool) if log.allowed is None else log.allowed
+    choices = Choices(scale(scaling, log.x), log.model, allowed)
+    weights = fold_weights(log, split)
+    keys = jax.random.split(key, weights.shape[0])
+    fit = jax.vmap(lambda key, weight, strength: family.fit(key, choices, weight, strength), in_axes=(0, 0, None))
+    candidates = jax.vmap(fit, in_axes=(None, None, 0))(keys, weights, family.strengths)
+
+    def held_out_loss(params):
+        chosen = held_out_propensity(family, CrossFit(params, None, scaling, weights, weights), log, split)
+        # Where in the log: a probability may underflow to 0 in float32.
+        return weighted_mean(-jnp.log(jnp.maximum(chosen, 1e-30)), log.weight)
+
+    if len(family.strengths) > 1 and split.n_folds > 1:
+        error = jax.lax.map(held_out_loss, candidates)
+        best = jnp.argmin(error)
+    else:
+        error, best = jnp.zeros(1), len(family.strengths) // 2
+    return CrossFit(_at(candidates, best), None, scaling, family.strengths[best], error)
+
+
+def held_out_propensity(family: PropensityModel, fit: CrossFit, log: LoggedData, split: Split) -> Array:
+    """[n], cross-fitted probability of the logged model, before any clipping."""
+    return jnp.take_along_axis(held_out_propensities(family, fit, log, split), log.model[:, None], axis=1)[:, 0]
+
+
+def held_out_propensities(family: PropensityModel, fit: CrossFit, log: LoggedData, split: Split) -> Array:
+    """[n, T], cross-fitted probability of every model, before any clipping."""
+    x = scale(fit.scaling, log.x)
+    log_odds = held_out(family.log_odds, fit.params, x, split)
+    return jax.nn.softmax(log_odds if log.allowed is None else masked(log_odds, log.allowed))
+
+
+def fit_nuisances(key: Array, log: LoggedData, split: Split, config: NuisanceConfig = NuisanceConfig()) -> Nuisances:
+    """Cross-fitted propensity and outcomes of every row of a log.
+
+    A pure function: vmap or map it over logs. Logged propensities are used as they are.
+
+    Args:
+      key: for the families that need one.
+      log: n rows.
+      split: folds; with n_folds=1 cross-fitting is off and every row sees itself.
+      config: which families, and the clipping of estimated propensities.
+
+    Returns:
+      `Nuisances` of the n rows.
+
+    Source: arXiv 2505.16037 (estimators); Chernozhukov et al. (2018), cross-fitting.
+    """
+    key_outcome, key_propensity = jax.random.split(key)
+    family = OUTCOME_MODELS[config.outcome]()
+    score, cost = held_out_outcome(family, fit_outcome(key_outcome, family, log, split), log, split)
+    if log.propensity is not None:
+        chosen = log.propensity
+    else:
+        choice = PROPENSITY_MODELS[config.propensity]()
+        chosen = held_out_propensity(choice, fit_propensity(key_propensity, choice, log, split), log, split)
+        chosen = _clip_by_fold(chosen, log, split, config.clipping)
+    return Nuisances(chosen, score, cost, split.fold)
+
+
+def _clip_by_fold(chosen: Array, log: LoggedData, split: Split, clipping: Clipping) -> Array:
+    """Clips each row by the percentiles of the other folds (of all rows without folds)."""
+    n_models = len(log.models)
+
+    def of_fold(weight):
+        return propensity.clip(chosen, clipping, n_models=n_models, training=chosen, training_weight=weight)
+
+    clipped = jax.vmap(of_fold)(fold_weights(log, split))
+    return jnp.take_along_axis(clipped, split.fold[None], axis=0)[0] if split.n_folds > 1 else clipped[0]

@@ -1,0 +1,157 @@
+"""Propensity models: which model the logging policy would have chosen, and how probably.
+
+Estimated propensities are kept away from 0 by a floor, or by the paper's percentile clipping, which
+biases; logged ones are used as they are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jrouter.linalg import spd_inverse
+from jrouter.metrics import masked
+from jrouter.networks import PropensityNetwork
+from jrouter.train import Hyper, Rows, TrainConfig, make_train, train_keys
+from jrouter.types import Array
+
+LOGISTIC_PENALTIES = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+
+
+class Choices(NamedTuple):
+    """Logged choices: x [n, d] scaled, model [n], allowed [n, T] bool."""
+
+    x: Array
+    model: Array
+    allowed: Array
+
+
+class PropensityModel(NamedTuple):
+    """A family: fit(key, Choices, weight [n], strength) -> params; log_odds(params, x [d]) -> [T]."""
+
+    fit: Callable
+    log_odds: Callable
+    strengths: Array
+
+
+def _cross_entropy(log_odds: Array, model: Array, allowed: Array) -> Array:
+    return -jax.nn.log_softmax(masked(log_odds, allowed))[model]
+
+
+def logistic(penalties: tuple[float, ...] = LOGISTIC_PENALTIES, *, iterations: int = 50) -> PropensityModel:
+    """Multinomial logistic regression, L2-penalised.
+
+    mean_i w_i * -log softmax(W x_i + b)_{t_i} + penalty / 2 * |W|^2
+
+    By majorisation with momentum: the Hessian is at most (X'X / 2) for each model (Boehning 1992), so
+    steps are preconditioned by one factorisation and need no line search, which under vmap would make
+    every fold wait for the slowest.
+
+    Args:
+      penalties: candidates, chosen by cross-validated log loss. Unpenalised fits are overconfident.
+      iterations: of gradient steps on all rows.
+    """
+
+    def fit(key, choices: Choices, weight: Array, strength: Array):
+        del key
+        n_models = choices.allowed.shape[1]
+        x = jnp.concatenate([choices.x, jnp.ones_like(choices.x[:, :1])], axis=1)  # the last column is b's
+        weight = weight / jnp.maximum(weight.sum(), 1e-30)
+        penalty = jnp.full(x.shape[1], strength).at[-1].set(1e-6)
+        bound = 0.5 * (x * weight[:, None]).T @ x + jnp.diag(penalty)
+        precondition = spd_inverse(bound + 1e-6 * jnp.eye(x.shape[1]))
+        logged = jax.nn.one_hot(choices.model, n_models)
+
+        def gradient(w):
+            predicted = jax.nn.softmax(masked(x @ w, choices.allowed))
+            return x.T @ ((predicted - logged) * weight[:, None]) + penalty[:, None] * w
+
+        def step(carry, _):
+            w, previous, momentum = carry
+            ahead = w + momentum / (momentum + 3.0) * (w - previous)
+            slope = gradient(ahead)
+            new = ahead - precondition @ slope
+            # Start the momentum again where it climbs (O'Donoghue & Candes 2015).
+            climbs = (slope * (new - w)).sum() > 0
+            return (new, w, jnp.where(climbs, 0.0, momentum + 1.0)), None
+
+        start = jnp.zeros((x.shape[1], n_models))
+        (w, _, _), _ = jax.lax.scan(step, (start, start, 0.0), None, length=iterations)
+        return {"kernel": w[:-1], "bias": w[-1]}
+
+    def log_odds(params, x):
+        return x @ params["kernel"] + params["bias"]
+
+    return PropensityModel(fit, log_odds, jnp.array(penalties))
+
+
+def mlp(hidden: tuple[int, ...] = (64,), config: TrainConfig = TrainConfig(), weight_decay: float = 0.3):
+    """A network with softmax output.
+
+    Args:
+      hidden: widths of the hidden layers.
+      config: epochs and batch size.
+      weight_decay: of AdamW.
+    """
+
+    def fit(key, choices: Choices, weight: Array, strength: Array):
+        network = PropensityNetwork(choices.allowed.shape[1], hidden)
+
+        def loss(params, example, setting):
+            return _cross_entropy(network.apply(params, example.x), example.model, example.allowed)
+
+        train = make_train(lambda key: network.init(key, choices.x[0]), loss, config)
+        return train(train_keys(key), Rows(choices, weight), None, Hyper(weight_decay=strength))[0]
+
+    def log_odds(params, x):
+        width = params["params"]["head"]["bias"].shape[-1]
+        return PropensityNetwork(width, hidden).apply(params, x)
+
+    return PropensityModel(fit, log_odds, jnp.array([weight_decay]))
+
+
+def probabilities(family: PropensityModel, params: Any, x: Array, allowed: Array | None = None) -> Array:
+    """[T], estimated probability of each model on one scaled query; 0 where not allowed."""
+    log_odds = family.log_odds(params, x)
+    return jax.nn.softmax(log_odds if allowed is None else masked(log_odds, allowed))
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """How estimated propensities are kept away from 0. Logged ones never are.
+
+    Attributes:
+      floor: lowest value, as a share of uniform 1 / T: p -> max(p, floor / T).
+      percentiles: the paper's option, instead of the floor: clip p(t_i | x_i) to these percentiles
+        (0 to 100) of the training rows' values, e.g. (5, 95). Whether the paper takes them per model
+        or pooled is open; here pooled over the logged models. It biases.
+    """
+
+    floor: float = 0.1
+    percentiles: tuple[float, float] | None = None
+
+
+def clip(propensity: Array, clipping: Clipping, *, n_models: int, training: Array, training_weight: Array) -> Array:
+    """Applies `clipping` to estimated propensities of logged models.
+
+    Args:
+      propensity: [n].
+      clipping: floor, or percentiles.
+      n_models: T.
+      training: [m], propensities of the rows that the estimate was fitted on.
+      training_weight: [m], 0 for rows outside the training folds.
+
+    Returns:
+      [n].
+
+    >>> clip(jnp.array([.001, .5]), Clipping(), n_models=2, training=jnp.ones(1), training_weight=jnp.ones(1))
+    Array([0.05, 0.5 ], dtype=float32)
+    """
+    if clipping.percentiles is None:
+        return jnp.maximum(propensity, clipping.floor / n_models)
+    order = jnp.argsort(training)
+    share = jnp.cumsum(training_weight[order]) / training_weight.sum()
+    low, high = (training[order][jnp.searchsorted(share, q / 100 * 0.999999)] for q in clipping.percentiles)
+    return jnp.clip(propensity, low, high)

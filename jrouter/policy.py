@@ -1,0 +1,139 @@
+"""What a learner returns: one shape for a network, a ridge, nearest neighbours and one fixed model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import register_dataclass
+
+from jrouter import metrics
+from jrouter.splits import Split
+from jrouter.types import Array, BenchmarkTable, LoggedData, Nuisances
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A rule that chooses a model for a query at a cost preference.
+
+    Attributes:
+      apply: (params, x [d], lam) -> [T], logits or utilities: higher is chosen.
+      stochastic: draws from softmax(apply) instead of choosing its maximum.
+    """
+
+    apply: Callable[[Any, Array, Any], Array]
+    stochastic: bool = False
+
+    def probabilities(self, params: Any, x: Array, lam: float | Array, mask: Array | None = None) -> Array:
+        """[T], probability of each model for one query; 0 where `mask` [T] is False.
+
+        A rule that decides gives a one-hot, the first model where several tie.
+        """
+        values = self.apply(params, x, lam)
+        if self.stochastic:
+            return jax.nn.softmax(metrics.masked(values, mask))
+        return metrics.decide(values, mask=mask)
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Problem:
+    """What a learner may look at: a log, its split, its nuisances, the lambdas to serve.
+
+    Attributes:
+      log: n rows.
+      split: their folds, and the router's training and validation rows.
+      nuisances: cross-fitted, of the n rows.
+      lambdas: [L] ascending.
+      full: every model's outcome on the same rows; only for references marked as full feedback.
+    """
+
+    log: LoggedData
+    split: Split
+    nuisances: Nuisances
+    lambdas: Array
+    full: BenchmarkTable | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A learner: a pure function from a problem to the params of its policy.
+
+    Attributes:
+      fit: (key, Problem) -> params, a nested dict of arrays.
+      policy: what these params mean.
+      config: the frozen dataclass that made the method; with its name it rebuilds the policy.
+      full_feedback: reads `Problem.full`, which no log has: a reference, not a competitor.
+    """
+
+    fit: Callable[[Array, Problem], Any]
+    policy: Policy
+    config: Any = field(default=None)
+    full_feedback: bool = False
+
+
+class Outcomes(NamedTuple):
+    """What a policy does on queries with known outcomes, per lambda and query: [L, n] each."""
+
+    score: Array
+    cost: Array
+    utility: Array
+    regret: Array
+    routing_accuracy: Array
+
+
+def judge(
+    probability: Array, score: Array, cost: Array, lambdas: Array, *, mask: Array | None = None
+) -> Outcomes:
+    """Outcomes [L] of choices `probability` [L, T] on one query with score [T] and cost [T]."""
+
+    def at(probability, lam):
+        values = metrics.utility(score, cost, lam)
+        return Outcomes(
+            score=metrics.expected(probability, score),
+            cost=metrics.expected(probability, cost),
+            utility=metrics.expected(probability, values),
+            regret=metrics.regret(probability, values, mask=mask),
+            routing_accuracy=metrics.routing_accuracy(probability, values, mask=mask),
+        )
+
+    return jax.vmap(at)(probability, lambdas)
+
+
+def choose_all(
+    policy: Policy, params: Any, x: Array, lambdas: Array, *, mask: Array | None = None, chunk: int = 1024
+) -> Array:
+    """[n, L, T], probabilities of every query at every lambda, a chunk of queries at a time."""
+
+    def one(x):
+        return jax.vmap(lambda lam: policy.probabilities(params, x, lam, mask))(lambdas)
+
+    return jax.lax.map(one, x, batch_size=min(chunk, x.shape[0]))
+
+
+def evaluate(
+    policy: Policy, params: Any, table: BenchmarkTable, lambdas: Array, *, mask: Array | None = None, chunk: int = 1024
+) -> tuple[Outcomes, Array]:
+    """What a policy is worth on queries whose outcomes are all known.
+
+    Args:
+      policy: and
+      params: its parameters.
+      table: n queries; judged by mean outcomes where these are known.
+      lambdas: [L].
+      mask: [T] bool, the pool.
+      chunk: queries at a time.
+
+    Returns:
+      `Outcomes`, [L, n] each, and the share of each model, [L, T].
+    """
+
+    def one(row):
+        x, score, cost = row
+        probability = jax.vmap(lambda lam: policy.probabilities(params, x, lam, mask))(lambdas)
+        return judge(probability, score, cost, lambdas, mask=mask), probability
+
+    rows = (table.x, table.true_score, table.true_cost)
+    outcomes, probability = jax.lax.map(one, rows, batch_size=min(chunk, table.score.shape[0]))
+    return jax.tree.map(jnp.transpose, outcomes), probability.mean(axis=0)

@@ -1,0 +1,130 @@
+"""Training of one network: a scan over epochs of minibatches, weighted rows, the best epoch kept."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jrouter.types import Array
+from jrouter.weighted import weighted_mean
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What changes the compiled program.
+
+    Attributes:
+      epochs: passes over the rows.
+      batch_size: rows a step; all of them where there are fewer.
+    """
+
+    epochs: int = 15
+    batch_size: int = 512
+
+
+class Hyper(NamedTuple):
+    """What a sweep may vary: traced scalars."""
+
+    learning_rate: float | Array = 1e-3
+    weight_decay: float | Array = 1e-2
+
+
+class TrainKeys(NamedTuple):
+    """Keys by use: the order of minibatches is shared over lambda, so they are kept apart."""
+
+    init: Array
+    shuffle: Array
+
+
+class Rows(NamedTuple):
+    """Examples (a pytree of arrays [n, ...]) and how much each row counts [n]."""
+
+    examples: Any
+    weight: Array
+
+
+class TrainState(NamedTuple):
+    """What training carries from epoch to epoch."""
+
+    params: Any
+    optimiser: Any
+    best_params: Any
+    best_loss: Array
+
+
+class TrainInfo(NamedTuple):
+    """What training reports: losses [epochs] (validation: 1 more, before the first)."""
+
+    train_loss: Array
+    valid_loss: Array
+
+
+def train_keys(key: Array) -> TrainKeys:
+    """Keys for one training."""
+    return TrainKeys(*jax.random.split(key))
+
+
+def make_train(init: Callable, loss: Callable, config: TrainConfig) -> Callable:
+    """Makes a training function that can be jitted, and vmapped over anything it is given.
+
+    AdamW, the learning rate falling to 0 along a half cosine. A minibatch's loss is
+    sum_i w_i loss_i / (batch size * mean weight of all rows), so a row of weight 2 counts as two.
+
+    Args:
+      init: key -> params.
+      loss: (params, example, setting) -> scalar, for one example.
+      config: static sizes.
+
+    Returns:
+      train(keys, rows, setting, hyper, valid=None) -> (params, TrainInfo). With `valid` rows, the
+      params are those of the epoch, or of the start, with the least weighted validation loss; else
+      the last ones.
+    """
+
+    def per_example(params, examples, setting):
+        return jax.vmap(loss, in_axes=(None, 0, None))(params, examples, setting)
+
+    def train(keys: TrainKeys, rows: Rows, setting: Any, hyper: Hyper, valid: Rows | None = None):
+        n_rows = rows.weight.shape[0]
+        batch = min(config.batch_size, n_rows)
+        n_batches = n_rows // batch
+        mean_weight = jnp.maximum(rows.weight.mean(), 1e-30)
+        decay = optax.cosine_decay_schedule(1.0, config.epochs * n_batches)
+        optimiser = optax.adamw(lambda step: hyper.learning_rate * decay(step), weight_decay=hyper.weight_decay)
+
+        def batch_loss(params, index):
+            examples = jax.tree.map(lambda leaf: leaf[index], rows.examples)
+            return (rows.weight[index] * per_example(params, examples, setting)).mean() / mean_weight
+
+        def step(carry, index):
+            params, state = carry
+            value, gradient = jax.value_and_grad(batch_loss)(params, index)
+            update, state = optimiser.update(gradient, state, params)
+            return (optax.apply_updates(params, update), state), value
+
+        def validate(params):
+            if valid is None:
+                return jnp.zeros(())
+            return weighted_mean(per_example(params, valid.examples, setting), valid.weight)
+
+        def epoch(state: TrainState, number):
+            order = jax.random.permutation(jax.random.fold_in(keys.shuffle, number), n_rows)
+            index = order[: n_batches * batch].reshape(n_batches, batch)
+            (params, optimiser_state), losses = jax.lax.scan(step, (state.params, state.optimiser), index)
+            valid_loss = validate(params)
+            # Without validation rows every epoch "improves", so the last one is returned.
+            better = jnp.asarray(True) if valid is None else valid_loss < state.best_loss
+            best = jax.tree.map(lambda new, old: jnp.where(better, new, old), params, state.best_params)
+            best_loss = jnp.where(better, valid_loss, state.best_loss)
+            return TrainState(params, optimiser_state, best, best_loss), (losses.mean(), valid_loss)
+
+        params = init(keys.init)
+        first = validate(params)
+        state = TrainState(params, optimiser.init(params), params, first)
+        state, (train_loss, valid_loss) = jax.lax.scan(epoch, state, jnp.arange(config.epochs))
+        return state.best_params, TrainInfo(train_loss, jnp.concatenate([first[None], valid_loss]))
+
+    return train
