@@ -1,1 +1,82 @@
-"""jrouter: learn from a biased log which LLM should answer each query."""
+"""jrouter: learn from a biased log which LLM should answer each query.
+
+    log -> nuisances -> counterfactual scores -> regret training -> Router
+
+Pure functions take one query and are vmapped where they are called; `Router` is where a log becomes an
+answer. See the README for a tour.
+"""
+
+from jrouter.estimators import (
+    augmented,
+    counterfactual_scores,
+    direct,
+    doubly_robust,
+    inverse_propensity_weight,
+    ips,
+    self_normalised_weights,
+    shrunken_weight,
+)
+from jrouter.interval import interpolate, lambda_grid
+from jrouter.io.checkpoint import CheckpointError
+from jrouter.io.columns import DataError
+from jrouter.io.logs import read_log, write_log
+from jrouter.io.tables import read_table
+from jrouter.losses import (
+    classification_surrogate,
+    cost_weighted_surrogate,
+    pinsker_regret_bound,
+    softmax_regret,
+    total_variation_regret_bound,
+)
+from jrouter.methods import METHODS
+from jrouter.metrics import regret, routing_accuracy, utility
+from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
+from jrouter.off_policy import cross_fitted_value, paired_difference
+from jrouter.policy import Method, Policy, Problem, evaluate
+from jrouter.router import Router
+from jrouter.splits import split_log
+from jrouter.types import BenchmarkTable, CounterfactualScores, LoggedData, Nuisances, take_rows
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "BenchmarkTable",
+    "CheckpointError",
+    "CounterfactualScores",
+    "DataError",
+    "LoggedData",
+    "Method",
+    "Nuisances",
+    "NuisanceConfig",
+    "Policy",
+    "Problem",
+    "Router",
+    "augmented",
+    "classification_surrogate",
+    "cost_weighted_surrogate",
+    "counterfactual_scores",
+    "cross_fitted_value",
+    "direct",
+    "doubly_robust",
+    "evaluate",
+    "fit_nuisances",
+    "interpolate",
+    "inverse_propensity_weight",
+    "ips",
+    "lambda_grid",
+    "paired_difference",
+    "pinsker_regret_bound",
+    "read_log",
+    "read_table",
+    "regret",
+    "routing_accuracy",
+    "self_normalised_weights",
+    "shrunken_weight",
+    "softmax_regret",
+    "split_log",
+    "take_rows",
+    "total_variation_regret_bound",
+    "utility",
+    "write_log",
+]

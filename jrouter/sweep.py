@@ -55,3 +55,21 @@ def sweep(train: Callable, *, log_per_seed: bool = False, weight_per_seed: bool 
         return each(keys, rows, setting, hyper, valid)
 
     return swept
+
+
+def over_seeds(fit: Callable, *, at_once: int = 1) -> Callable:
+    """A learner over stacked keys and problems, one program for all seeds.
+
+    Args:
+      fit: (key, problem) -> anything; pure.
+      at_once: seeds in one vmap. All of them suit an accelerator; one after another needs least
+        memory and is as fast on a CPU, where lambdas fill the cores.
+
+    Returns:
+      (keys [S], problems [S, ...]) -> results [S, ...].
+    """
+
+    def fitted(keys, problems):
+        return jax.lax.map(lambda operands: fit(*operands), (keys, problems), batch_size=at_once)
+
+    return fitted

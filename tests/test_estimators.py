@@ -28,6 +28,7 @@ from jrouter.types import LoggedData, Nuisances
 
 PROPERTY = settings(max_examples=50, derandomize=True, deadline=None)
 N, T = 30, 4
+SCORED = np.arange(N) % 3 > 0
 
 
 def example(seed=0, n=N):
@@ -225,7 +226,7 @@ def log_and_nuisances():
         model=model,
         score=score,
         cost=cost,
-        scored=jnp.arange(N) % 3 > 0,
+        scored=jnp.asarray(SCORED),
         row_weight=jnp.linspace(0.5, 2.0, N),
     )
     logged = jnp.take_along_axis(propensity, model[:, None], axis=1)[:, 0]
@@ -247,7 +248,7 @@ def test_counterfactual_scores_are_their_definition(estimator):
         weight = weight * v.sum() / np.array(totals)
     for name in ("score", "cost"):
         outcome = np.asarray(getattr(nuisances, name), np.float64) * (estimator not in ("ips", "snips"))
-        used = np.where(log.scored, weight, 0.0) if name == "score" else weight
+        used = np.where(SCORED, weight, 0.0) if name == "score" else weight
         expected = loop_augmented(outcome, getattr(log, name), log.model, used)
         np.testing.assert_allclose(getattr(got, name), expected, rtol=1e-4, atol=1e-5, err_msg=name)
 
@@ -255,12 +256,11 @@ def test_counterfactual_scores_are_their_definition(estimator):
 def test_unscored_rows_keep_the_direct_score_and_correct_the_cost():
     log, nuisances = log_and_nuisances()
     got = counterfactual_scores(log, nuisances)
-    unscored = ~np.asarray(log.scored)
-    np.testing.assert_array_equal(got.score[unscored], nuisances.score[unscored])
+    np.testing.assert_array_equal(got.score[~SCORED], nuisances.score[~SCORED])
     assert (np.asarray(got.cost != nuisances.cost).sum(axis=1) == 1).all()
-    assert (np.asarray(got.score != nuisances.score).sum(axis=1)[~unscored] == 1).all()
+    assert (np.asarray(got.score != nuisances.score).sum(axis=1)[SCORED] == 1).all()
     # Whatever stands in an unscored row's place for the score does not matter.
-    other = counterfactual_scores(replace(log, score=jnp.where(log.scored, log.score, 1e6)), nuisances)
+    other = counterfactual_scores(replace(log, score=jnp.where(SCORED, log.score, 1e6)), nuisances)
     np.testing.assert_array_equal(other.score, got.score)
 
 

@@ -94,7 +94,7 @@ def test_duplicates_of_a_query_do_not_predict_each_other():
 
 
 def test_predictions_know_something():
-    predicted, mean = np.asarray(jax.jit(predicted_scores)(table())), np.asarray(table().mean_score)
+    predicted, mean = np.asarray(jax.jit(predicted_scores)(table())), np.asarray(table().true_score)
     for t in range(T):
         assert np.corrcoef(predicted[:, t], mean[:, t])[0, 1] > 0.5
 
@@ -108,7 +108,7 @@ def test_confounded_log_odds(spread, exploration):
     np.testing.assert_allclose(log_odds.std(), spread, rtol=0.01)
     # Not only that good models are likelier: each is, where it does better than usual.
     for t in range(T):
-        assert np.corrcoef(log_odds[:, t], table().mean_score[:, t] - table().mean_score.mean(axis=1))[0, 1] > 0.5
+        assert np.corrcoef(log_odds[:, t], table().true_score[:, t] - table().true_score.mean(axis=1))[0, 1] > 0.5
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_confounded_log_odds(spread, exploration):
 )
 def test_whom_a_biased_policy_prefers_looks_better_than_it_is(name, gap):
     p, _ = probability_and_keep(name)
-    truth = table().score if name == "realised_accuracy" else table().mean_score
+    truth = table().score if name == "realised_accuracy" else table().true_score
     bias = (p * truth).sum(axis=0) / p.sum(axis=0) - truth.mean(axis=0)
     assert (bias > gap).all() if gap else (jnp.abs(bias) < 1e-5).all()
 

@@ -124,7 +124,7 @@ def descend(loss, logits, steps=400, learning_rate=0.1):
     def step(carry, _):
         logits, state = carry
         update, state = optimiser.update(jax.grad(loss)(logits), state)
-        return (optax.apply_updates(logits, update), state), None
+        return (jax.tree.map(jnp.add, logits, update), state), None
 
     return jax.lax.scan(step, (logits, optimiser.init(logits)), length=steps)[0][0]
 

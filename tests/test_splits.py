@@ -26,7 +26,11 @@ def log(n, group=None, seed=0):
 
 
 @PROPERTY
-@given(st.lists(st.integers(0, 8), min_size=1, max_size=40), st.integers(0, 1000), st.sampled_from([(0.8, 0.2), (0.2,) * 5]))
+@given(
+    st.lists(st.integers(0, 8), min_size=1, max_size=40),
+    st.integers(0, 1000),
+    st.sampled_from([(0.8, 0.2), (0.2,) * 5]),
+)
 def test_groups_are_never_divided_and_shares_are_about_right(group, seed, shares):
     group = np.array(group)
     part = deal_groups(np.random.default_rng(seed), group, shares)

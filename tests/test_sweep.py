@@ -74,9 +74,7 @@ def test_sweep_over_row_weights_is_loop():
     counts = jnp.asarray(np.random.default_rng(0).multinomial(N, [1 / N] * N, size=S), jnp.float32)
     rows, valid = rows._replace(weight=counts), valid._replace(weight=counts[::-1])
     swept = jax.jit(sweep(TRAIN, weight_per_seed=True))(keys(), rows, LAMBDAS, HYPER, valid)
-    assert_is_loop(
-        swept, lambda s: rows._replace(weight=counts[s]), lambda s: valid._replace(weight=valid.weight[s])
-    )
+    assert_is_loop(swept, lambda s: rows._replace(weight=counts[s]), lambda s: valid._replace(weight=valid.weight[s]))
     assert jnp.abs(swept[1].train_loss - unweighted[1].train_loss).max() > 1e-2
 
 
@@ -119,7 +117,8 @@ def test_over_settings_without_validation_rows_and_no_key_used_twice():
     with jax.debug_key_reuse(True):
         with pytest.raises(jax.errors.KeyReuseError):  # the check works on this version of jax
             key = jax.random.key(0)
-            jax.random.normal(key), jax.random.uniform(key)
+            jax.random.normal(key)
+            jax.random.uniform(key)
         params, alone = jax.jit(over_settings(TRAIN))(at(keys(), 0), rows, LAMBDAS, HYPER)
     np.testing.assert_allclose(alone.train_loss, info.train_loss[0], rtol=1e-4, atol=1e-5)
     # Without validation rows the last params are returned: those whose loss on them the sweep saw last.

@@ -1,6 +1,7 @@
 """Training of one network: what it converges to, what a row counts, and which epoch is kept."""
 
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +119,9 @@ def test_hyper_is_traced():
     rows = Rows((x, y), jnp.ones(60))
     train = make_train(lambda key: jnp.ones(3), squared_error, TrainConfig(epochs=20, batch_size=FULL_BATCH))
     hypers = Hyper(jnp.array([0.0, 0.1, 0.1]), jnp.array([0.0, 0.0, 5.0]))
-    params, _ = jax.jit(jax.vmap(train, in_axes=(None, None, None, 0)))(train_keys(jax.random.key(0)), rows, 1.0, hypers)
+    params, _ = jax.jit(jax.vmap(train, in_axes=(None, None, None, 0)))(
+        train_keys(jax.random.key(0)), rows, 1.0, hypers
+    )
     np.testing.assert_array_equal(params[0], 1.0)  # a learning rate of 0
     assert jnp.linalg.norm(params[2]) < 0.9 * jnp.linalg.norm(params[1])  # weight decay
 
@@ -147,17 +150,18 @@ def test_keys():
 def test_a_router_learns():
     # Which of two models is right depends on the sign of x.
     network = RouterNetwork(n_models=2, hidden=(8,))
+    apply: Any = network.apply  # else a type checker expects collections of state as well
     x = jax.random.normal(jax.random.key(0), (64, 2))
     utility = jnp.stack([x[:, 0], -x[:, 0]], axis=1)
 
     def loss(params, example, temperature):
         x, utility = example
-        return softmax_regret(network.apply(params, x), utility, temperature=temperature)
+        return softmax_regret(apply(params, x), utility, temperature=temperature)
 
     train = make_train(lambda key: network.init(key, jnp.zeros(2)), loss, TrainConfig(epochs=30, batch_size=16))
     rows = Rows((x, utility), jnp.ones(64))
     params, info = jax.jit(train)(train_keys(jax.random.key(2)), rows, 1.0, Hyper(0.03, 0.0), rows)
     # It starts near the uniform policy, whose regret is the mean of |x|.
     np.testing.assert_allclose(info.valid_loss[0], jnp.abs(x[:, 0]).mean(), rtol=0.05)
-    right = jax.vmap(lambda x: network.apply(params, x))(x).argmax(axis=1) == utility.argmax(axis=1)
+    right = jax.vmap(lambda x: apply(params, x))(x).argmax(axis=1) == utility.argmax(axis=1)
     assert right.mean() > 0.9

@@ -11,7 +11,9 @@ from jrouter.weighted import weighted_mean
 
 @dataclass(frozen=True)
 class ConstantConfig:
-    """Nothing to configure."""
+    """Which constant: it tells the two apart; there is nothing to configure."""
+
+    rule: str
 
 
 def _apply(params, x, lam):
@@ -19,7 +21,7 @@ def _apply(params, x, lam):
     return params["values"]
 
 
-def random(config: ConstantConfig = ConstantConfig()) -> Method:
+def random(config: ConstantConfig = ConstantConfig("random")) -> Method:
     """Every model of the pool equally often."""
     return Method(
         fit=lambda key, problem: {"values": jnp.zeros(len(problem.log.models))},
@@ -28,7 +30,7 @@ def random(config: ConstantConfig = ConstantConfig()) -> Method:
     )
 
 
-def cheapest(config: ConstantConfig = ConstantConfig()) -> Method:
+def cheapest(config: ConstantConfig = ConstantConfig("cheapest")) -> Method:
     """The model whose queries would have cost least: lowest mean doubly robust cost."""
 
     def fit(key, problem):

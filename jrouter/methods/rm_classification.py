@@ -16,6 +16,8 @@ Source: arXiv 2505.16037, RM-Classification.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax
+
 
 from jrouter.estimators import counterfactual_scores
 from jrouter.losses import classification_surrogate, cost_weighted_surrogate
@@ -64,7 +66,8 @@ def rm_classification(config: RmClassificationConfig = RmClassificationConfig())
 
 
 def _with(labels: str) -> Callable[..., Method]:
-    default = RmClassificationConfig(labels=labels)
+    # The paper's reading takes labels from doubly robust scores; shrinking them would be another method.
+    default = RmClassificationConfig(labels=labels, estimator="dr" if labels == "hard_dr" else "dros")
     return lambda config=default: rm_classification(config)
 
 

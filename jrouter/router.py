@@ -1,0 +1,240 @@
+"""Router: a policy with names. Fitted on a log, saved, loaded, and asked which model to call."""
+
+import importlib.metadata
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jrouter.interval import lambda_grid
+from jrouter.io import checkpoint
+from jrouter.io.checkpoint import CheckpointError
+from jrouter.methods import METHODS
+from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
+from jrouter.policy import Method, Problem
+from jrouter.splits import split_log
+from jrouter.types import Array, LoggedData
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(item) for item in value) if isinstance(value, list) else value
+
+
+def build_method(name: str, config: dict[str, Any] | None = None) -> Method:
+    """The method of a name, with fields of its configuration changed.
+
+    Raises:
+      ValueError: for an unknown name or field.
+    """
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}: expected one of {', '.join(METHODS)}")
+    method = METHODS[name]()
+    if not config:
+        return method
+    known = {field.name for field in fields(method.config)}
+    for key in config:
+        if key not in known:
+            raise ValueError(f"method {name!r} has no setting {key!r}: expected one of {', '.join(sorted(known))}")
+    return METHODS[name](type(method.config)(**(asdict(method.config) | _tupled_values(config))))
+
+
+def _tupled_values(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: _tupled(value) for key, value in config.items()}
+
+
+@dataclass(frozen=True)
+class Router:
+    """A fitted policy, the names of its models, and what it was made for.
+
+    Attributes:
+      method: name in `METHODS`.
+      config: fields of the method's configuration that differ from its defaults.
+      params: of the policy.
+      models: names, in the order of the policy's outputs.
+      dim: width of the embeddings it reads.
+      lambdas: ascending lambdas it was fitted for; others are clipped to their range.
+      cost_unit: lambda is score per unit of this.
+      embedding: name of the encoder of the embeddings, where known.
+    """
+
+    method: str
+    config: dict[str, Any]
+    params: Any
+    models: tuple[str, ...]
+    dim: int
+    lambdas: tuple[float, ...]
+    cost_unit: str = "USD"
+    embedding: str | None = None
+
+    def __post_init__(self):
+        policy = build_method(self.method, self.config).policy
+
+        def choose(params, x, lam, mask):
+            return jax.vmap(lambda one: policy.probabilities(params, one, lam, mask))(x)
+
+        object.__setattr__(self, "_choose", jax.jit(choose))
+
+    @classmethod
+    def fit(
+        cls,
+        log: LoggedData,
+        *,
+        method: str = "rm_softmax",
+        config: dict[str, Any] | None = None,
+        lambdas: Sequence[float] | Array | None = None,
+        nuisances: NuisanceConfig = NuisanceConfig(),
+        embedding: str | None = None,
+        seed: int = 0,
+    ) -> "Router":
+        """Learns a router from a log.
+
+        Args:
+          log: from `read_log`.
+          method: name in `METHODS` of a learner that needs no full feedback.
+          config: settings of the method other than its defaults.
+          lambdas: cost preferences to serve, ascending; None takes those where this log's scores
+            and costs trade.
+          nuisances: how propensities and outcomes are estimated.
+          embedding: name of the encoder, kept with the router.
+          seed: of splits, initialisation and shuffling.
+
+        Raises:
+          ValueError: for a method that needs full feedback, or lambdas that do not ascend.
+        """
+        learner = build_method(method, config)
+        if learner.full_feedback:
+            raise ValueError(f"method {method!r} needs every model's outcome on every query, which a log has not")
+        grid = lambda_grid(log) if lambdas is None else jnp.asarray(lambdas, jnp.float32)
+        if grid.ndim != 1 or not bool((jnp.diff(grid) > 0).all()) or not bool((grid >= 0).all()):
+            raise ValueError(f"lambdas must ascend from at least 0, got {np.asarray(grid).tolist()}")
+        split = split_log([log], seeds=[seed])[0]
+        key_nuisances, key_fit = jax.random.split(jax.random.key(seed))
+        estimated = jax.jit(lambda key, log: fit_nuisances(key, log, split, nuisances))(key_nuisances, log)
+        params = jax.jit(learner.fit)(key_fit, Problem(log, split, estimated, grid))
+        return cls(
+            method=method,
+            config=config or {},
+            params=params,
+            models=log.models,
+            dim=log.x.shape[1],
+            lambdas=tuple(np.asarray(grid).tolist()),
+            cost_unit=log.cost_unit,
+            embedding=embedding,
+        )
+
+    def probabilities(self, x: Any, lam: float, allowed: Iterable[str] | None = None) -> np.ndarray:
+        """Probability of each model: [T] for one embedding [d], [n, T] for rows of them.
+
+        Args:
+          x: [d] or [n, d] embeddings, by the encoder of the log.
+          lam: cost preference, score per unit of cost; clipped to the fitted range.
+          allowed: names of the models that may be chosen; None for all.
+
+        Raises:
+          ValueError: for embeddings of another width or not finite, a lambda that is not a number of
+            at least 0, an unknown model, or an empty pool.
+        """
+        x = np.asarray(x, np.float32)
+        if x.ndim not in (1, 2) or x.shape[-1] != self.dim:
+            encoder = f" of {self.embedding}" if self.embedding else ""
+            raise ValueError(f"x: expected embeddings{encoder} of width {self.dim}, got shape {x.shape}")
+        if not np.isfinite(x).all():
+            row = int(np.argwhere(~np.isfinite(np.atleast_2d(x)))[0, 0])
+            raise ValueError(f"x: row {row} is not finite; embed that query again")
+        if not lam >= 0 or not np.isfinite(lam):
+            raise ValueError(f"lam: expected a finite number of at least 0, got {lam}")
+        lam = min(max(float(lam), self.lambdas[0]), self.lambdas[-1])
+        chosen = self._choose(self.params, np.atleast_2d(x), jnp.float32(lam), self._mask(allowed))  # type: ignore[attr-defined]
+        return np.asarray(chosen)[0] if x.ndim == 1 else np.asarray(chosen)
+
+    def _mask(self, allowed: Iterable[str] | None) -> np.ndarray:
+        if allowed is None:
+            return np.ones(len(self.models), bool)
+        if isinstance(allowed, str):
+            raise ValueError(f"allowed: expected a list of model names, got the string {allowed!r}")
+        names = set(allowed)
+        unknown = sorted(names - set(self.models))
+        if unknown:
+            raise ValueError(f"allowed: unknown model {unknown[0]!r}, expected some of {', '.join(self.models)}")
+        if not names:
+            raise ValueError("allowed: the pool is empty; name at least one model")
+        return np.array([name in names for name in self.models])
+
+    def route(self, x: Any, lam: float, allowed: Iterable[str] | None = None) -> str | list[str]:
+        """Which model to call: a name for one embedding [d], a list of names for rows [n, d].
+
+        The most probable model; of a policy that explores, too.
+
+        Args:
+          x: [d] or [n, d] embeddings.
+          lam: cost preference, score per unit of cost; clipped to the fitted range.
+          allowed: names of the models that may be chosen; None for all.
+
+        Raises:
+          ValueError: as `probabilities`.
+        """
+        best = self.probabilities(x, lam, allowed).argmax(axis=-1)
+        return self.models[int(best)] if best.ndim == 0 else [self.models[index] for index in best]
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the router to a folder: manifest.json and params."""
+        packages = ("jrouter", "jax", "flax", "orbax-checkpoint")
+        checkpoint.save(
+            folder,
+            self.params,
+            {
+                "method": self.method,
+                "config": self.config,
+                "models": list(self.models),
+                "embedding_dim": self.dim,
+                "embedding": self.embedding,
+                "lambdas": list(self.lambdas),
+                "cost_unit": self.cost_unit,
+                "versions": {name: importlib.metadata.version(name) for name in packages},
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path, *, models: Sequence[str] | None = None, dim: int | None = None) -> "Router":
+        """Reads a router.
+
+        Args:
+          folder: from `save`.
+          models: the names, in order, that the caller routes to; another list is refused.
+          dim: the width of the caller's embeddings; another is refused.
+
+        Raises:
+          CheckpointError: for a folder that holds no router, or one made for something else.
+        """
+        manifest = checkpoint.load_manifest(folder)
+        needed = ("method", "config", "models", "embedding_dim", "lambdas", "cost_unit", "params")
+        missing = [name for name in needed if name not in manifest]
+        if missing:
+            raise CheckpointError(f"{folder}: manifest.json has no field {missing[0]!r}; save the router again")
+        if models is not None and list(models) != manifest["models"]:
+            raise CheckpointError(
+                f"{folder}: field 'models' is {', '.join(manifest['models'])}, expected {', '.join(models)}: "
+                "this router was made for other models (or another order); fit one for these"
+            )
+        if dim is not None and dim != manifest["embedding_dim"]:
+            raise CheckpointError(
+                f"{folder}: field 'embedding_dim' is {manifest['embedding_dim']}, expected {dim}: "
+                "this router reads another encoder's embeddings"
+            )
+        if manifest["method"] not in METHODS:
+            raise CheckpointError(f"{folder}: field 'method' is {manifest['method']!r}, unknown to this version")
+        params, _ = checkpoint.load(folder)
+        return cls(
+            method=manifest["method"],
+            config=manifest["config"],
+            params=params,
+            models=tuple(manifest["models"]),
+            dim=manifest["embedding_dim"],
+            lambdas=tuple(manifest["lambdas"]),
+            cost_unit=manifest["cost_unit"],
+            embedding=manifest.get("embedding"),
+        )
