@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from data import DataOptions, Simulation, Source, seed_keys, simulate, smoke_size, sources
+from data import DataOptions, Simulation, Source, compiler_options, seed_keys, simulate, smoke_size, sources
 from figures import score_against_cost, utility_over_lambda
 from report import text_table, write_csv, write_json
 from tqdm import tqdm
@@ -98,8 +98,9 @@ def compile_learner(name: str, source: Source, simulation: Simulation, *, fast: 
 
         return over_seeds(one, at_once=at_once)(keys, problems)
 
-    lowered = jax.jit(fit_and_judge).lower(*_operands(source, simulation))
-    return lowered.compile(compiler_options={"xla_backend_optimization_level": 0} if fast else None)
+    return (
+        jax.jit(fit_and_judge, compiler_options=compiler_options(fast)).lower(*_operands(source, simulation)).compile()
+    )
 
 
 def _operands(source: Source, simulation: Simulation) -> tuple:
@@ -143,18 +144,21 @@ def run_setting(
     """All methods on one source and logging policy.
 
     Programs are compiled first, on all cores, then run one by one, so that run times are clean. Two
-    names of one estimator (equal configurations) are run once.
+    names of one estimator are run once.
     """
+
+    def estimator(name: str) -> tuple:
+        method = METHODS[name]()
+        return method.fit.__qualname__, method.config
+
     first_with = {}
     for name in methods:
         if name not in REFERENCES:
-            first_with.setdefault(METHODS[name]().config, name)
+            first_with.setdefault(estimator(name), name)
     learners = list(first_with.values())
     programs = {}
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        waiting = {
-            pool.submit(compile_learner, name, source, simulation, fast=fast): name for name in learners
-        }
+        waiting = {pool.submit(compile_learner, name, source, simulation, fast=fast): name for name in learners}
         for done in as_completed(waiting):
             programs[waiting[done]] = done.result()
             note(f"compiled {waiting[done]}")
@@ -165,7 +169,7 @@ def run_setting(
         elif name in programs:
             judged[name] = run_learner(programs.pop(name), name, source, simulation)
         else:
-            judged[name] = judged[first_with[METHODS[name]().config]]
+            judged[name] = judged[first_with[estimator(name)]]
         note(f"ran {name}")
     return judged
 
@@ -240,9 +244,7 @@ def summarise(source: Source, policy: str, simulation: Simulation, judged: dict[
         "single_models": {"score": test.true_score.mean(axis=0), "cost": test.true_cost.mean(axis=0)},
         "methods": methods,
         "differences": {
-            first: {
-                second: named(interval) | {"mean_over_lambdas": mean(interval)} for second, interval in row.items()
-            }
+            first: {second: named(interval) | {"mean_over_lambdas": mean(interval)} for second, interval in row.items()}
             for first, row in found["differences"].items()
         },
     }

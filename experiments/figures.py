@@ -9,7 +9,7 @@ import numpy as np
 from jrouter.metrics import pareto_frontier
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 (after the backend is chosen: no display is needed)
+import matplotlib.pyplot as plt
 
 # Okabe and Ito's colours, told apart by the colour-blind and in print, where dashes and markers help.
 STYLES = {

@@ -156,7 +156,9 @@ def print_study(result: dict[str, Any]) -> None:
     rows = []
     for router in result["routers"]:
         estimate, low, high = (np.asarray(part) for part in router["difference_by_position"])
-        cells = [f"{100 * e:+.2f} [{100 * lo:+.2f}, {100 * hi:+.2f}]" for e, lo, hi in zip(estimate, low, high)]
+        cells = [
+            f"{100 * e:+.2f} [{100 * lo:+.2f}, {100 * hi:+.2f}]" for e, lo, hi in zip(estimate, low, high, strict=True)
+        ]
         worst = 100 * float(np.asarray(router["difference"][0]).min())
         increases = sum(router["cost_increases"]) / len(router["cost_increases"])
         name = f"width {router['width']:g}, {router['head']}"

@@ -147,6 +147,7 @@ def simulate_log(
     if keep is not None:
         rows = rows[jax.random.uniform(key_keep, rows.shape) < keep[model]]
     picked = take_rows(replace(table, mean_score=None, mean_cost=None), rows)
+    assert picked.x is not None, "a log needs embeddings"
     model = model[rows].astype(jnp.int32)
     log = LoggedData(
         x=picked.x,

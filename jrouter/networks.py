@@ -1,6 +1,7 @@
 """The Flax modules: one query embedding [d] in, one value per model out."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -65,6 +66,11 @@ class UtilityNetwork(OutcomeNetwork):
 
     Such outputs are affine in lambda, so interpolating them between knots is exact.
     """
+
+
+def run(network: nn.Module, params: Any, x: Array) -> Array:
+    """What a network gives for one embedding."""
+    return cast(Array, network.apply(params, x))
 
 
 def count_parameters(params) -> int:

@@ -83,9 +83,7 @@ class Outcomes(NamedTuple):
     routing_accuracy: Array
 
 
-def judge(
-    probability: Array, score: Array, cost: Array, lambdas: Array, *, mask: Array | None = None
-) -> Outcomes:
+def judge(probability: Array, score: Array, cost: Array, lambdas: Array, *, mask: Array | None = None) -> Outcomes:
     """Outcomes [L] of choices `probability` [L, T] on one query with score [T] and cost [T]."""
 
     def at(probability, lam):

@@ -59,9 +59,7 @@ def deal_groups(rng: np.random.Generator, group: np.ndarray, shares: tuple[float
     return part[ids]
 
 
-def split_log(
-    logs: list[LoggedData], *, seeds: list[int], n_folds: int = 5, valid_share: float = 0.2
-) -> list[Split]:
+def split_log(logs: list[LoggedData], *, seeds: list[int], n_folds: int = 5, valid_share: float = 0.2) -> list[Split]:
     """Splits logs of equal length, with the same static sizes for all, so that they may be stacked.
 
     Args:

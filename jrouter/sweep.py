@@ -1,6 +1,7 @@
 """Many trainings as one program: vmapped over cost preferences and over seeds."""
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 
@@ -50,7 +51,7 @@ def sweep(train: Callable, *, log_per_seed: bool = False, weight_per_seed: bool 
     weight = 0 if weight_per_seed or log_per_seed else None
 
     def swept(keys: TrainKeys, rows: Rows, setting, hyper: Hyper, valid: Rows | None = None):
-        axes = Rows(examples, weight)
+        axes: Any = Rows(examples, cast(Any, weight))
         each = jax.vmap(over_settings(train), in_axes=(0, axes, None, None, None if valid is None else axes))
         return each(keys, rows, setting, hyper, valid)
 

@@ -18,11 +18,13 @@ class TrainConfig:
 
     Attributes:
       epochs: passes over the rows.
-      batch_size: rows a step; all of them where there are fewer.
+      batch_size: rows a step, at most.
+      min_batches: steps an epoch, at least: on a small log batches shrink, or there would be few steps.
     """
 
     epochs: int = 15
     batch_size: int = 512
+    min_batches: int = 1
 
 
 class Hyper(NamedTuple):
@@ -89,7 +91,7 @@ def make_train(init: Callable, loss: Callable, config: TrainConfig) -> Callable:
 
     def train(keys: TrainKeys, rows: Rows, setting: Any, hyper: Hyper, valid: Rows | None = None):
         n_rows = rows.weight.shape[0]
-        batch = min(config.batch_size, n_rows)
+        batch = max(1, min(config.batch_size, n_rows // config.min_batches))
         n_batches = n_rows // batch
         mean_weight = jnp.maximum(rows.weight.mean(), 1e-30)
         decay = optax.cosine_decay_schedule(1.0, config.epochs * n_batches)

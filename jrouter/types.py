@@ -6,17 +6,18 @@ selection of rows is one `tree.map`; names and units are static and stay on the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import register_dataclass
+from jax.typing import ArrayLike
 
 Array = jax.Array
 Rows = TypeVar("Rows")
 
 
-def _static(default=None):
+def _static(default: Any) -> Any:
     return field(default=default, metadata={"static": True})
 
 
@@ -131,7 +132,7 @@ class CounterfactualScores:
     cost: Array
 
 
-def take_rows(data: Rows, rows: Array | Sequence[int]) -> Rows:
+def take_rows(data: Rows, rows: ArrayLike | Sequence[int]) -> Rows:
     """Returns `data` with the rows at indices `rows` [m], in that order.
 
     >>> log = LoggedData(jnp.eye(3), jnp.arange(3), jnp.ones(3), jnp.arange(3.), models=("a", "b", "c"))

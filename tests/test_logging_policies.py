@@ -156,12 +156,13 @@ def test_a_log_holds_what_the_table_says(name):
     assert log.propensity is None and log.models == table().models and model.dtype == np.int32
 
 
-def test_groups_follow_their_rows():
+def test_groups_and_shares_follow_their_rows():
     few = replace(small()[0], group=jnp.arange(FEW, dtype=jnp.int32) // 2)
-    keep = jnp.array([0.5, 1.0, 1.0, 1.0, 1.0])
-    log, _, rows = simulate_log(jax.random.key(0), few, uniform(few), keep)
-    assert log.group is not None
+    keep, probability = jnp.array([0.5, 1.0, 1.0, 1.0, 1.0]), realised_accuracy(few)
+    log, share, rows = simulate_log(jax.random.key(0), few, probability, keep)
+    assert log.group is not None and len(rows) < FEW
     np.testing.assert_array_equal(log.group, rows // 2)
+    np.testing.assert_allclose(share, (probability * keep / (probability @ keep)[:, None])[rows], rtol=1e-5)
 
 
 def test_skewed_keeps_a_quarter_of_the_best():

@@ -15,7 +15,7 @@ from jrouter.train import Hyper, Rows, TrainConfig, TrainKeys, make_train, train
 
 S, N, D, T = 3, 40, 4, 3
 LAMBDAS = jnp.array([0.0, 2.0, 2.0])
-HYPER = Hyper(0.05, 0.01)
+HYPER = Hyper(0.15, 0.01)
 
 
 def regret(params, example, lam):

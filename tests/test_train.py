@@ -128,8 +128,7 @@ def test_hyper_is_traced():
 
 @pytest.mark.parametrize("batch_size", [7, FULL_BATCH])
 def test_an_epoch_takes_every_batch_once(batch_size):
-    # The gradient is constant, so with no decay of the learning rate the steps could be counted; here
-    # the loss does the counting: it is the mean of y over the rows that were seen.
+    # The loss does the counting: it is the mean of y over the rows that were seen.
     y = jnp.arange(20.0)
     train = make_train(lambda key: jnp.zeros(()), lambda p, y, _: y + 0 * p, TrainConfig(1, batch_size))
     _, info = train(train_keys(jax.random.key(0)), Rows(y, jnp.ones(20)), None, Hyper())
@@ -137,6 +136,17 @@ def test_an_epoch_takes_every_batch_once(batch_size):
         assert 3 < info.train_loss[0] < 16 and info.train_loss[0] * 14 == round(float(info.train_loss[0]) * 14)
     else:
         np.testing.assert_allclose(info.train_loss[0], 9.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "batch_size, min_batches, steps", [(FULL_BATCH, 1, 1), (7, 1, 2), (FULL_BATCH, 4, 4), (2, 4, 10), (7, 50, 20)]
+)
+def test_steps_of_an_epoch_and_their_length(batch_size, min_batches, steps):
+    # With a constant gradient Adam's steps are as long as the learning rate, which falls along half a cosine.
+    train = make_train(lambda key: jnp.zeros(()), lambda p, y, _: p, TrainConfig(1, batch_size, min_batches))
+    params, _ = train(train_keys(jax.random.key(0)), Rows(jnp.zeros(20), jnp.ones(20)), None, Hyper(0.1, 0.0))
+    lengths = [0.1 * (1 + np.cos(np.pi * step / steps)) / 2 for step in range(steps)]
+    np.testing.assert_allclose(params, -sum(lengths), rtol=1e-4)
 
 
 def test_keys():

@@ -55,7 +55,7 @@ def save(folder: str | Path, params: Any, manifest: Mapping[str, Any]) -> None:
     params = jax.tree.map(jnp.asarray, params)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        ocp.save(partial / "params", params)
+        ocp.save(str(partial / "params"), params)
         record = {"format": FORMAT, **manifest, "params": _shapes(params)}
         (partial / "manifest.json").write_text(json.dumps(record, indent=1) + "\n")
         partial.chmod(0o755)
@@ -100,7 +100,7 @@ def load(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     """
     manifest = load_manifest(folder)
     try:
-        params = ocp.load(Path(folder).absolute() / "params", _abstract(manifest["params"]))
+        params = ocp.load(str(Path(folder).absolute() / "params"), _abstract(manifest["params"]))
     except (ValueError, KeyError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{folder}: params do not match manifest.json ({reason}); save again") from error

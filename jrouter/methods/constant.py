@@ -11,9 +11,7 @@ from jrouter.weighted import weighted_mean
 
 @dataclass(frozen=True)
 class ConstantConfig:
-    """Which constant: it tells the two apart; there is nothing to configure."""
-
-    rule: str
+    """Nothing to configure."""
 
 
 def _apply(params, x, lam):
@@ -21,7 +19,7 @@ def _apply(params, x, lam):
     return params["values"]
 
 
-def random(config: ConstantConfig = ConstantConfig("random")) -> Method:
+def random(config: ConstantConfig = ConstantConfig()) -> Method:
     """Every model of the pool equally often."""
     return Method(
         fit=lambda key, problem: {"values": jnp.zeros(len(problem.log.models))},
@@ -30,7 +28,7 @@ def random(config: ConstantConfig = ConstantConfig("random")) -> Method:
     )
 
 
-def cheapest(config: ConstantConfig = ConstantConfig("cheapest")) -> Method:
+def cheapest(config: ConstantConfig = ConstantConfig()) -> Method:
     """The model whose queries would have cost least: lowest mean doubly robust cost."""
 
     def fit(key, problem):

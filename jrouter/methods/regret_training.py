@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jrouter.features import fit_scaling, scale
 from jrouter.interval import nearest
-from jrouter.networks import HIDDEN, RouterNetwork, head_width
+from jrouter.networks import HIDDEN, RouterNetwork, head_width, run
 from jrouter.policy import Policy, Problem
 from jrouter.sweep import over_settings
 from jrouter.train import Hyper, Rows, TrainConfig, make_train, train_keys
@@ -29,7 +29,8 @@ class RouterConfig:
       strength: of shrinkage, for "dros"; 10 bounds weights by 1.6.
       hidden: widths of the hidden layers (the paper's: 200, 200).
       epochs: passes over the training rows; the best by validation loss is kept.
-      batch_size: rows a step.
+      batch_size: rows a step, at most.
+      min_batches: steps an epoch, at least.
       learning_rate: of AdamW, falling to 0 along a half cosine.
       weight_decay: of AdamW.
     """
@@ -39,13 +40,14 @@ class RouterConfig:
     hidden: tuple[int, ...] = HIDDEN
     epochs: int = 15
     batch_size: int = 512
+    min_batches: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
 
     @property
     def train(self) -> TrainConfig:
         """The static part of training."""
-        return TrainConfig(self.epochs, self.batch_size)
+        return TrainConfig(self.epochs, self.batch_size, self.min_batches)
 
     @property
     def hyper(self) -> Hyper:
@@ -97,7 +99,7 @@ def fit_routers(
 
     def loss(params, example, lam):
         x, targets = example
-        return surrogate(network.apply(params, x), targets, lam)
+        return surrogate(run(network, params, x), targets, lam)
 
     train = make_train(lambda key: network.init(key, problem.log.x[0]), loss, config.train)
     networks, _ = over_settings(train)(train_keys(key), rows, lambdas, config.hyper, valid)
@@ -110,7 +112,7 @@ def routers_policy(config: RouterConfig) -> Policy:
     def apply(params, x, lam):
         index = nearest(params["lambdas"], lam)
         network = jax.tree.map(lambda leaf: leaf[index], params["networks"])
-        return RouterNetwork(head_width(network), config.hidden).apply(network, scale(params["scaling"], x))
+        return run(RouterNetwork(head_width(network), config.hidden), network, scale(params["scaling"], x))
 
     return Policy(apply)
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import jax
 
-
 from jrouter.estimators import counterfactual_scores
 from jrouter.losses import classification_surrogate, cost_weighted_surrogate
 from jrouter.methods.regret_training import RouterConfig, as_targets, fit_routers, routers_policy
@@ -44,10 +43,11 @@ def rm_classification(config: RmClassificationConfig = RmClassificationConfig())
     """A network per lambda, trained by cross-entropy."""
 
     def surrogate(logits, targets, lam):
-        values = utility(*targets, lam)
+        score, cost = targets
+        values = utility(score, cost, lam)
         if config.labels == "cost_weighted":
             return cost_weighted_surrogate(logits, values)
-        return classification_surrogate(logits, values, cost=targets[1])
+        return classification_surrogate(logits, values, cost=cost)
 
     def fit(key, problem):
         key_labels, key_routers = jax.random.split(key)

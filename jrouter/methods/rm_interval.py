@@ -27,11 +27,11 @@ from jrouter.interval import interpolate, locate, regret_scale
 from jrouter.losses import softmax_regret
 from jrouter.methods.regret_training import RouterConfig, as_targets, router_rows
 from jrouter.metrics import utility
-from jrouter.networks import RouterNetwork, UtilityNetwork, head_width
+from jrouter.networks import RouterNetwork, UtilityNetwork, head_width, run
 from jrouter.policy import Method, Policy, Problem
 from jrouter.sweep import over_settings
-from jrouter.train import Hyper, TrainConfig, make_train, train_keys
-from jrouter.types import Array, CounterfactualScores
+from jrouter.train import Hyper, make_train, train_keys
+from jrouter.types import Array
 
 HEADS = ("logits", "utility")
 
@@ -75,8 +75,8 @@ def rm_interval(config: RmIntervalConfig = RmIntervalConfig()) -> Method:
     def output(params: Any, x: Array, lam: Array, unit: Array) -> Array:
         """Output [T] of one knot's network on a scaled query; utilities in units of `unit`, as logits are."""
         if config.head == "logits":
-            return RouterNetwork(head_width(params), config.hidden).apply(params, x)
-        score, cost = UtilityNetwork(head_width(params) // 2, config.hidden).apply(params, x)
+            return run(RouterNetwork(head_width(params), config.hidden), params, x)
+        score, cost = run(UtilityNetwork(head_width(params) // 2, config.hidden), params, x)
         # The cost part in units in which lambda is about 1, so that both parts are learned alike.
         return utility(score, cost, lam / unit)
 
@@ -99,9 +99,7 @@ def rm_interval(config: RmIntervalConfig = RmIntervalConfig()) -> Method:
         scales = jax.vmap(lambda lam: regret_scale(scores, lam, problem.log.weight))(knots)
         settings = knots, jnp.broadcast_to(unit, knots.shape), scales
 
-        network = (RouterNetwork if config.head == "logits" else UtilityNetwork)(
-            len(problem.log.models), config.hidden
-        )
+        network = (RouterNetwork if config.head == "logits" else UtilityNetwork)(len(problem.log.models), config.hidden)
         start = make_train(lambda key: network.init(key, problem.log.x[0]), surrogate, config.train)
         endpoints, _ = over_settings(start)(train_keys(key_knots), rows, settings, config.hyper, valid)
 
@@ -112,7 +110,7 @@ def rm_interval(config: RmIntervalConfig = RmIntervalConfig()) -> Method:
             regrets = jax.vmap(surrogate, in_axes=(0, None, 0))(networks, example, settings)
             return ends @ regrets / ends.sum()
 
-        joint = make_train(lambda key: endpoints, joint_loss, TrainConfig(config.joint_epochs, config.batch_size))
+        joint = make_train(lambda key: endpoints, joint_loss, replace(config.train, epochs=config.joint_epochs))
         hyper = Hyper(config.joint_learning_rate, config.weight_decay)
         networks, _ = joint(train_keys(key_joint), rows, None, hyper, valid)
         return {"networks": networks, "knots": knots, "scaling": scaling}

@@ -25,7 +25,8 @@ def rm_softmax(config: RmSoftmaxConfig = RmSoftmaxConfig()) -> Method:
     """A network per lambda, trained by softmax regret."""
 
     def surrogate(logits, targets, lam):
-        return softmax_regret(logits, utility(*targets, lam), temperature=config.temperature)
+        score, cost = targets
+        return softmax_regret(logits, utility(score, cost, lam), temperature=config.temperature)
 
     def fit(key, problem):
         scores = counterfactual_scores(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jrouter.networks import HIDDEN, OutcomeNetwork, head_width
+from jrouter.networks import HIDDEN, OutcomeNetwork, head_width, run
 from jrouter.splits import rows_by_label
 from jrouter.train import Hyper, Rows, TrainConfig, make_train, train_keys
 from jrouter.types import Array, LoggedData
@@ -94,7 +94,7 @@ def outcomes_of(log: LoggedData, x: Array, weight: Array) -> tuple[Outcomes, Uni
     return Outcomes(x, log.model, standard, weights), Units(mean, deviation)
 
 
-def mlp(hidden: tuple[int, ...] = HIDDEN, config: TrainConfig = TrainConfig(), weight_decay: float = 0.1):
+def mlp(hidden: tuple[int, ...] = HIDDEN, config: TrainConfig = TrainConfig(min_batches=16), weight_decay: float = 0.1):
     """Two-layer network, one trunk for all models, one head per model and outcome (the paper's).
 
     Args:
@@ -116,19 +116,21 @@ def mlp(hidden: tuple[int, ...] = HIDDEN, config: TrainConfig = TrainConfig(), w
 
         def loss(params, example, setting):
             x, model, observed, weight = example
-            return ((network.apply(params, x)[:, model] - observed) ** 2 * weight).sum()
+            return ((run(network, params, x)[:, model] - observed) ** 2 * weight).sum()
 
         train = make_train(lambda key: network.init(key, outcomes.x[0]), loss, config)
         return train(train_keys(key), Rows(examples, row_weight), None, Hyper(weight_decay=strength))[0]
 
     def predict(params, x):
-        return OutcomeNetwork(head_width(params) // 2, hidden).apply(params, x)
+        return run(OutcomeNetwork(head_width(params) // 2, hidden), params, x)
 
     return OutcomeModel(prepare, solve, predict, jnp.array([weight_decay]))
 
 
 def mlp_per_model(
-    hidden: tuple[int, ...] = HIDDEN, config: TrainConfig = TrainConfig(batch_size=256), weight_decay: float = 0.1
+    hidden: tuple[int, ...] = HIDDEN,
+    config: TrainConfig = TrainConfig(batch_size=256, min_batches=16),
+    weight_decay: float = 0.1,
 ):
     """A network of its own for each model, trained on the rows that model received.
 

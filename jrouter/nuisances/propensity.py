@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jrouter.linalg import spd_inverse
 from jrouter.metrics import masked
-from jrouter.networks import PropensityNetwork
+from jrouter.networks import PropensityNetwork, run
 from jrouter.train import Hyper, Rows, TrainConfig, make_train, train_keys
 from jrouter.types import Array
 
@@ -87,7 +87,7 @@ def logistic(penalties: tuple[float, ...] = LOGISTIC_PENALTIES, *, iterations: i
     return PropensityModel(fit, log_odds, jnp.array(penalties))
 
 
-def mlp(hidden: tuple[int, ...] = (64,), config: TrainConfig = TrainConfig(), weight_decay: float = 0.3):
+def mlp(hidden: tuple[int, ...] = (64,), config: TrainConfig = TrainConfig(min_batches=16), weight_decay: float = 0.3):
     """A network with softmax output.
 
     Args:
@@ -100,14 +100,14 @@ def mlp(hidden: tuple[int, ...] = (64,), config: TrainConfig = TrainConfig(), we
         network = PropensityNetwork(choices.allowed.shape[1], hidden)
 
         def loss(params, example, setting):
-            return _cross_entropy(network.apply(params, example.x), example.model, example.allowed)
+            return _cross_entropy(run(network, params, example.x), example.model, example.allowed)
 
         train = make_train(lambda key: network.init(key, choices.x[0]), loss, config)
         return train(train_keys(key), Rows(choices, weight), None, Hyper(weight_decay=strength))[0]
 
     def log_odds(params, x):
         width = params["params"]["head"]["bias"].shape[-1]
-        return PropensityNetwork(width, hidden).apply(params, x)
+        return run(PropensityNetwork(width, hidden), params, x)
 
     return PropensityModel(fit, log_odds, jnp.array([weight_decay]))
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jrouter.features import fit_scaling, scale
 from jrouter.linalg import spd_inverse
-from jrouter.networks import HIDDEN, OutcomeNetwork, head_width
+from jrouter.networks import HIDDEN, OutcomeNetwork, head_width, run
 from jrouter.nuisances.crossfit import fold_weights, held_out
 from jrouter.nuisances.neighbours import NEIGHBOURS, mean_of_nearest, nearest_rows
 from jrouter.splits import Split
@@ -51,7 +51,7 @@ def ridge(ratios: tuple[float, ...] = RATIOS) -> TargetModel:
     return TargetModel(fit, predict, jnp.array(ratios))
 
 
-def mlp(hidden: tuple[int, ...] = HIDDEN, config: TrainConfig = TrainConfig(), weight_decay: float = 0.1):
+def mlp(hidden: tuple[int, ...] = HIDDEN, config: TrainConfig = TrainConfig(min_batches=16), weight_decay: float = 0.1):
     """Network with a shared trunk, trained on all targets of a query at once."""
 
     def fit(key, x, targets, weight, strength):
@@ -59,13 +59,13 @@ def mlp(hidden: tuple[int, ...] = HIDDEN, config: TrainConfig = TrainConfig(), w
 
         def loss(params, example, setting):
             x, target = example
-            return ((network.apply(params, x) - target) ** 2).sum()
+            return ((run(network, params, x) - target) ** 2).sum()
 
         train = make_train(lambda key: network.init(key, x[0]), loss, config)
         return train(train_keys(key), Rows((x, targets), weight), None, Hyper(weight_decay=strength))[0]
 
     def predict(params, x):
-        return OutcomeNetwork(head_width(params) // 2, hidden).apply(params, x)
+        return run(OutcomeNetwork(head_width(params) // 2, hidden), params, x)
 
     return TargetModel(fit, predict, jnp.array([weight_decay]))
 
