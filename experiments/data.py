@@ -53,6 +53,20 @@ class DataOptions:
     """Folder of the result files."""
 
 
+def logging_names(options: DataOptions) -> list[str]:
+    """Names of --logging-policy.
+
+    Raises:
+      ValueError: for an unknown one.
+    """
+    names = [name.strip() for name in options.logging_policy.split(",")]
+    for name in names:
+        if name not in logging_policies.LOGGING_POLICIES:
+            known = ", ".join(logging_policies.LOGGING_POLICIES)
+            raise ValueError(f"--logging-policy: unknown {name!r}, expected one of {known}")
+    return names
+
+
 class Source(NamedTuple):
     """Where queries come from.
 
@@ -73,7 +87,7 @@ class Source(NamedTuple):
 
 def smoke_size(options: Chosen) -> Chosen:
     """The options, smaller if --smoke is set."""
-    return replace(options, n=800, dim=24, models=4, lambdas="0,100,400") if options.smoke else options
+    return replace(options, n=800, dim=24, models=4) if options.smoke else options
 
 
 def sources(options: DataOptions) -> list[Source]:
@@ -137,9 +151,6 @@ def logging_probabilities(source: Source, logged: BenchmarkTable, policy: str) -
     if policy == "confounded":
         spread, exploration = source.confounded
         return logging_policies.confounded(both, spread=spread, exploration=exploration), None
-    if policy not in logging_policies.LOGGING_POLICIES:
-        known = ", ".join(logging_policies.LOGGING_POLICIES)
-        raise ValueError(f"--logging-policy: unknown {policy!r}, expected one of {known}")
     rule = logging_policies.LOGGING_POLICIES[policy]
     return rule.probabilities(both), None if rule.keep is None else rule.keep(both)
 
@@ -169,7 +180,6 @@ def simulate(
     options: DataOptions,
     *,
     nuisances: NuisanceConfig = NuisanceConfig(),
-    n_lambdas: int = 11,
     keep_full: bool = True,
 ) -> Simulation:
     """Simulates a log per seed and estimates its nuisances.
@@ -179,7 +189,6 @@ def simulate(
       policy: name of a logging policy.
       options: seeds and lambdas.
       nuisances: how these are estimated; propensities are, as for most logs, not given.
-      n_lambdas: size of the automatic grid.
       keep_full: keep every model's outcome beside the log, for references with full feedback.
     """
     logs, propensities, logging_test, full = [], [], [], []
@@ -198,7 +207,7 @@ def simulate(
     lambdas = parse_lambdas(options.lambdas)
     if lambdas is None:
         pooled = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *logs)
-        lambdas = lambda_grid(pooled, size=n_lambdas)
+        lambdas = lambda_grid(pooled, size=3 if options.smoke else 11)
     splits = split_log(logs, seeds=list(range(options.seeds)))
     stacked, split = stack(logs), stack(splits)
     keys = seed_keys(options.seeds, "nuisances")

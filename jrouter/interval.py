@@ -76,8 +76,9 @@ def lambda_grid(log: LoggedData, *, size: int = 11) -> Array:
     """The lambdas at which models of this log change places: quantiles of score gap / cost gap.
 
     For each pair of models in which the dearer one scores more, lambda = gap in mean score / gap in
-    mean cost is where the two tie. The grid is 0 and evenly spaced quantiles of these. It looks at
-    plain means of the log, which is good enough to say where to look.
+    mean cost is where the two tie. The grid is 0 and evenly spaced quantiles of these, of half the
+    least and of twice the largest (so that one pair gives a range too). It looks at plain means of the
+    log, which is good enough to say where to look.
 
     Args:
       log: n rows of T models.
@@ -95,6 +96,7 @@ def lambda_grid(log: LoggedData, *, size: int = 11) -> Array:
     trades = (score_gap > 0) & (cost_gap > 0)
     if bool(trades.any()):
         ties = (score_gap / cost_gap)[trades]
+        ties = jnp.concatenate([ties, ties.min()[None] / 2.0, ties.max()[None] * 2.0])
         return jnp.concatenate([jnp.zeros(1), jnp.quantile(ties, jnp.linspace(0.0, 1.0, size + 1)[1:-1])])
     spread = jnp.nanmax(cost) - jnp.nanmin(cost)
     if not bool(spread > 0):

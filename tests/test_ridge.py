@@ -143,12 +143,12 @@ def test_weight_zero_is_absent_whatever_the_row_holds():
         np.testing.assert_array_equal(clean, dirty)
 
 
-def log(seed=0, empty=False):
+def log(seed=0, empty=False, noise=1.0):
     """A log of T models, the last of which never answers if `empty`."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(N, D)) * 3.0 + 1.0
     model = rng.integers(0, T - empty, N)
-    score = (x @ rng.normal(size=(D, T)))[np.arange(N), model] + rng.normal(size=N)
+    score = (x @ rng.normal(size=(D, T)))[np.arange(N), model] + noise * rng.normal(size=N)
     cost = 100.0**model * (2.0 + 0.2 * x[:, 0] + 0.3 * rng.normal(size=N))
     names = tuple("abc")
     return LoggedData(
@@ -181,7 +181,7 @@ def test_a_model_without_rows_predicts_finite_values(family):
 
 
 def test_strength_is_chosen_as_by_a_loop_over_folds():
-    data = log(seed=1)
+    data = log(seed=1, noise=30.0)
     split = split_log([data], seeds=[0], n_folds=3)[0]
     fitted = jax.jit(lambda data: fit_outcome(jax.random.key(0), ridge.ridge(), data, split))(data)
 

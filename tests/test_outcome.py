@@ -1,0 +1,105 @@
+"""Networks as outcome models: they learn, dear models as well as cheap ones, and only from scored rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jrouter.nuisances import outcome, ridge
+from jrouter.nuisances.outcome import outcomes_of
+from jrouter.train import TrainConfig
+from jrouter.types import LoggedData
+
+N, D, T, TEST = 600, 8, 3, 400
+PRICE = np.array([1e-4, 1e-3, 1e-2])  # the last is a hundred times dearer than the first
+FAMILIES = {
+    "mlp": outcome.mlp((32,), TrainConfig(epochs=20, batch_size=32)),
+    "mlp_per_model": outcome.mlp_per_model((32,), TrainConfig(epochs=40, batch_size=32)),
+    "pooled": ridge.pooled(((3.0, 1.0),)),
+}
+
+
+def world(seed, n):
+    """x [n, d], score [n, T] and cost [n, T]: smooth, different for each model, little noise."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, D))
+    score = 0.5 + 0.2 * np.stack([np.tanh(2 * x[:, 0]), np.tanh(x[:, 1] + x[:, 2]), np.abs(x[:, 3]) - 0.8], axis=1)
+    cost = PRICE * np.exp(0.4 * np.stack([x[:, 4], x[:, 4] + x[:, 0], -x[:, 5]], axis=1))
+    return x, score + 0.02 * rng.normal(size=score.shape), cost
+
+
+def logged(seed=0, scored=None):
+    x, score, cost = world(seed, N)
+    model = np.random.default_rng(seed + 100).integers(0, T, N)
+    x, score, cost = (jnp.asarray(part, jnp.float32) for part in (x, score[range(N), model], cost[range(N), model]))
+    return LoggedData(x, jnp.asarray(model, jnp.int32), score, cost, scored=scored, models=("a", "b", "c"))
+
+
+def _fit(family):
+    def predictions(log, x):
+        """[m, 2, T] in the units of score and cost."""
+        outcomes, units = outcomes_of(log, log.x, log.weight)
+        statistics = family.prepare(jax.random.key(0), outcomes, T, N)
+        params = family.assemble(statistics, family.solve(statistics, family.strengths[0]))
+        return units.mean + units.deviation * jax.vmap(lambda one: family.predict(params, one))(x)
+
+    return jax.jit(predictions)
+
+
+FIT = {name: _fit(family) for name, family in FAMILIES.items()}
+
+
+@pytest.mark.parametrize("name", ["mlp", "mlp_per_model"])
+def test_networks_learn_dear_models_as_well_as_cheap_ones(name):
+    x, score, cost = world(1, TEST)
+    predicted = np.asarray(FIT[name](logged(), jnp.asarray(x, jnp.float32)), np.float64)
+    for place, truth in enumerate((score, cost)):
+        unexplained = ((predicted[:, place] - truth) ** 2).mean(axis=0) / truth.var(axis=0)
+        assert unexplained.max() < 0.4, (place, unexplained)
+
+
+@pytest.mark.parametrize("name", list(FIT))
+def test_unscored_rows_do_not_influence_scores_but_their_costs_count(name):
+    scored = jnp.arange(N) % 3 > 0
+    log = logged(scored=scored)
+    x = jnp.asarray(world(1, 20)[0], jnp.float32)
+    before = FIT[name](log, x)
+    unscored = jnp.where(scored, 0.0, 1.0)
+    other_scores = FIT[name](
+        LoggedData(log.x, log.model, log.score - 1e3 * unscored, log.cost, scored=scored, models=log.models), x
+    )
+    np.testing.assert_array_equal(before[:, 0], other_scores[:, 0])
+    np.testing.assert_array_equal(before[:, 1], other_scores[:, 1])
+    other_costs = FIT[name](
+        LoggedData(log.x, log.model, log.score, log.cost * (1.0 + 9.0 * unscored), scored=scored, models=log.models), x
+    )
+    # Three times the mean cost, (2 + 10) / 3 = 4 times, comes from the unscored rows.
+    ratio = np.asarray(other_costs[:, 1]).mean(axis=0) / np.asarray(before[:, 1]).mean(axis=0)
+    assert (ratio > 2.5).all() and (ratio < 6.0).all(), ratio
+
+
+def test_outcomes_are_standardised_per_model_by_the_rows_that_count():
+    log = logged()
+    weight = jnp.asarray(np.random.default_rng(5).integers(0, 3, N), jnp.float32)
+    outcomes, units = outcomes_of(log, log.x, weight)
+    for t in range(T):
+        mine = np.asarray(log.model) == t
+        for place, values in enumerate((log.score, log.cost)):
+            values, w = np.asarray(values, np.float64)[mine], np.asarray(weight)[mine]
+            mean = np.average(values, weights=w)
+            np.testing.assert_allclose(units.mean[place, t], mean, rtol=1e-5)
+            np.testing.assert_allclose(units.deviation[place, t] ** 2, np.average((values - mean) ** 2, weights=w), rtol=1e-4)
+            standard = np.asarray(outcomes.observed, np.float64)[mine, place]
+            np.testing.assert_allclose(np.average(standard, weights=w), 0.0, atol=1e-5)
+            np.testing.assert_allclose(np.average(standard**2, weights=w), 1.0, rtol=1e-4)
+
+
+def test_constant_and_missing_outcomes_have_finite_units():
+    log = logged()
+    flat = LoggedData(
+        log.x, jnp.minimum(log.model, T - 2), jnp.full(N, 0.7), log.cost, models=log.models
+    )  # the last model never answers
+    outcomes, units = outcomes_of(flat, flat.x, flat.weight)
+    np.testing.assert_allclose(units.mean[0], 0.7, rtol=1e-5)
+    np.testing.assert_allclose(units.mean[1, -1], np.asarray(flat.cost).mean(), rtol=1e-5)
+    assert np.isfinite(np.asarray(outcomes.observed)).all() and (np.asarray(units.deviation) > 0).all()
