@@ -26,7 +26,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from data import DataOptions, Simulation, Source, compiler_options, seed_keys, simulate, smoke_size, sources
+from data import (
+    DataOptions,
+    Simulation,
+    Source,
+    compiler_options,
+    logging_names,
+    parse_lambdas,
+    seed_keys,
+    simulate,
+    smoke_size,
+    sources,
+)
 from figures import score_against_cost, utility_over_lambda
 from report import text_table, write_csv, write_json
 from tqdm import tqdm
@@ -298,7 +309,8 @@ def main(options: Options) -> None:
     """Runs the comparison and writes its files."""
     options = smoke_size(options)
     methods = chosen_methods(options.methods)
-    policies = [name.strip() for name in options.logging_policy.split(",")]
+    policies = logging_names(options)
+    parse_lambdas(options.lambdas)
     found = sources(options)
     settings, rows = [], []
     steps = len(found) * len(policies) * (2 * len(methods) + 1)

@@ -87,8 +87,8 @@ def score_against_cost(result: Path, out: Path) -> None:
         points.append(np.stack([single["cost"], 100 * np.array(single["score"])], axis=1))
         joined = np.concatenate(points)
         best = joined[pareto_frontier(joined[:, 0], joined[:, 1])]
-        axis.step(best[:, 0], best[:, 1], where="post", color="black", alpha=0.35, linewidth=5, zorder=0)
-        axis.plot([], [], color="black", alpha=0.35, linewidth=5, label="Pareto frontier")
+        axis.step(best[:, 0], best[:, 1], where="post", color="black", alpha=0.2, linewidth=4, zorder=0)
+        axis.plot([], [], color="black", alpha=0.2, linewidth=4, label="Pareto frontier")
         axis.set_xscale("log")
         axis.set_xlabel(f"mean cost per query ({setting['cost_unit']})")
         axis.set_ylabel("mean score x 100")

@@ -14,7 +14,7 @@ Expect no loss at width 100 and, where a model is best only inside, a clear one 
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from data import DataOptions, Simulation, Source, seed_keys, simulate, smoke_size, sources
+from data import DataOptions, Simulation, Source, logging_names, seed_keys, simulate, smoke_size, sources
 from figures import interval_figure
 from report import text_table, write_csv, write_json
 from tqdm import tqdm
@@ -73,8 +73,7 @@ def run(method: Method, source: Source, simulation: Simulation, fit_at: jax.Arra
     n_seeds = simulation.logging_test.shape[0]
     keys = seed_keys(n_seeds, "interval")
     at = jnp.broadcast_to(fit_at, (n_seeds, *fit_at.shape))
-    problems = jax.tree.map(lambda leaf: leaf, simulation.problems)
-    problems = type(problems)(problems.log, problems.split, problems.nuisances, at)
+    problems = replace(simulation.problems, lambdas=at)
     fit: Any = jax.jit(over_seeds(method.fit)).lower(keys, problems).compile()
     start = time.perf_counter()
     params = jax.block_until_ready(fit(keys, problems))
@@ -173,7 +172,7 @@ def main(options: Options) -> None:
     """Runs the study and writes its files."""
     options = smoke_size(options)
     found = [*sources(options), middle_source(options)]
-    policies = options.logging_policy.split(",")
+    policies = logging_names(options)
     results, rows = [], []
     with tqdm(total=len(found) * len(policies) * (2 + len(WIDTHS) * len(HEADS)), dynamic_ncols=True) as progress:
 
