@@ -43,7 +43,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _replace_whole(path: Path, write) -> None:
+def replace_whole(path: Path, write) -> None:
     """Writes beside `path`, then renames: a run that dies leaves the old file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -69,7 +69,7 @@ def write_json(path: Path, *, options: Any, results: Any) -> None:
         "device": device(),
         "results": plain(results),
     }
-    _replace_whole(path, lambda file: file.write(json.dumps(record, indent=1) + "\n"))
+    replace_whole(path, lambda file: file.write(json.dumps(record, indent=1) + "\n"))
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -80,7 +80,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]])
         writer.writerow(columns)
         writer.writerows([[f"{cell:.8g}" if isinstance(cell, float) else cell for cell in row] for row in rows])
 
-    _replace_whole(path, write)
+    replace_whole(path, write)
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

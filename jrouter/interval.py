@@ -90,6 +90,8 @@ def lambda_grid(log: LoggedData, *, size: int = 11) -> Array:
     Raises:
       ValueError: if costs are all equal, or if no model was scored: lambda then has no scale.
     """
+    if not bool((log.score_weight > 0).any()):
+        raise ValueError("no row of this log was scored: nothing says which model is better")
     score = model_means(log.score, log.model, log.score_weight, n_models=len(log.models))
     cost = model_means(log.cost, log.model, log.weight, n_models=len(log.models))
     score_gap, cost_gap = score[:, None] - score[None], cost[:, None] - cost[None]

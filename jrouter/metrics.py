@@ -128,7 +128,7 @@ def cost_increases(cost: Array, *, tolerance: float = 0.0) -> Array:
 
 
 def pareto_frontier(cost: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Indices, by ascending cost, of the points that no cheaper or equally dear point outscores.
+    """Indices, by ascending cost, of the points that score more than every cheaper or equally dear one.
 
     >>> pareto_frontier(np.array([1., 2., 3.]), np.array([.5, .4, .9])).tolist()
     [0, 2]
@@ -154,4 +154,6 @@ def decide(values: Array, *, mask: Array | None = None) -> Array:
     >>> decide(jnp.array([1., 3., 2.]), mask=jnp.array([True, False, True]))
     Array([0., 0., 1.], dtype=float32)
     """
-    return jax.nn.one_hot(jnp.argmax(masked(values, mask)), values.shape[-1], dtype=jnp.float32)
+    # Clipped to what `masked` gives the rest: a value of -inf in the pool must not lose to them by much.
+    pool = values if mask is None else jnp.where(mask, jnp.maximum(values, _LOWEST / 2), 2 * _LOWEST)
+    return jax.nn.one_hot(jnp.argmax(pool), values.shape[-1], dtype=jnp.float32)

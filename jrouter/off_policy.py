@@ -64,8 +64,8 @@ def value_of_choices(
       `PolicyValue`. The standard error is that of the mean of the rows' contributions, nuisances as
       given: right to first order for doubly robust scores with cross-fitted nuisances.
     """
-    per_row_score = expected(probability, score[:, None]).T
-    per_row_cost = expected(probability, cost[:, None]).T
+    of_rows = jax.vmap(jax.vmap(expected, in_axes=(0, None)))  # queries, then lambdas
+    per_row_score, per_row_cost = of_rows(probability, score).T, of_rows(probability, cost).T
     rows = utility(per_row_score, per_row_cost, lambdas[:, None])
     return PolicyValue(
         value=weighted_mean(rows.T, row_weight),
@@ -111,17 +111,18 @@ def cross_fitted_value(
     outer = split_log([log], seeds=[seed], n_folds=n_folds)[0]
     inner = split_log([log], seeds=[seed + 1], n_folds=n_folds)[0]
     estimate = jax.jit(lambda key, log: fit_nuisances(key, log, inner, nuisances))
-    valued = jax.jit(lambda key, log: fit_nuisances(key, log, replace(outer, n_folds=1), nuisances))
     learn = jax.jit(fit)
     probability = jnp.zeros((log.model.shape[0], lambdas.shape[0], len(log.models)))
     score, cost = jnp.zeros(probability.shape[::2]), jnp.zeros(probability.shape[::2])
     for number in range(n_folds):
         held_out = outer.fold == number
-        key_inner, key_valued, key_fit = jax.random.split(jax.random.fold_in(key, number), 3)
+        key_nuisances, key_fit = jax.random.split(jax.random.fold_in(key, number))
         rest = replace(log, row_weight=jnp.where(held_out, 0.0, log.weight))
-        params = learn(key_fit, Problem(rest, inner, estimate(key_inner, rest), lambdas))
-        # One fit on the whole complement, which no held-out row has entered.
-        scores = counterfactual_scores(log, valued(key_valued, rest))
+        # Held-out rows weigh nothing, so none of these fits has seen them: the same nuisances serve
+        # the learner on the complement and the scores that value it here.
+        estimated = estimate(key_nuisances, rest)
+        params = learn(key_fit, Problem(rest, inner, estimated, lambdas))
+        scores = counterfactual_scores(log, estimated)
         rows = np.flatnonzero(np.asarray(held_out))
         probability = probability.at[rows].set(choose_all(policy, params, log.x[rows], lambdas))
         score, cost = score.at[rows].set(scores.score[rows]), cost.at[rows].set(scores.cost[rows])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import register_dataclass
 
 from jrouter import metrics
+from jrouter.chunks import map_rows
 from jrouter.splits import Split
 from jrouter.types import Array, BenchmarkTable, LoggedData, Nuisances
 
@@ -107,7 +108,7 @@ def choose_all(
     def one(x):
         return jax.vmap(lambda lam: policy.probabilities(params, x, lam, mask))(lambdas)
 
-    return jax.lax.map(one, x, batch_size=min(chunk, x.shape[0]))
+    return map_rows(one, x, chunk=chunk)
 
 
 def evaluate(
@@ -133,5 +134,5 @@ def evaluate(
         return judge(probability, score, cost, lambdas, mask=mask), probability
 
     rows = (table.x, table.true_score, table.true_cost)
-    outcomes, probability = jax.lax.map(one, rows, batch_size=min(chunk, table.score.shape[0]))
+    outcomes, probability = map_rows(one, rows, chunk=chunk)
     return jax.tree.map(jnp.transpose, outcomes), probability.mean(axis=0)

@@ -83,6 +83,12 @@ def split_log(logs: list[LoggedData], *, seeds: list[int], n_folds: int = 5, val
         rng = np.random.default_rng(seed)
         sides.append(deal_groups(rng, group, (1 - valid_share, valid_share)))
         folds.append(deal_groups(rng, group, (1 / n_folds,) * n_folds))
+        if len(np.unique(sides[-1])) < 2 or len(np.unique(folds[-1])) < n_folds:
+            largest = np.unique(group, return_counts=True)[1].max()
+            raise ValueError(
+                f"one query (or group) has {largest} of {n_rows} rows, which may not be divided: too few others "
+                f"are left for {n_folds} folds and a validation set; use fewer folds or a finer group"
+            )
     room = [max(int((side == part).sum()) for side in sides) for part in (0, 1)]
     fold_size = max(int(np.bincount(fold).max()) for fold in folds)
     model_size = max(int(np.bincount(np.asarray(log.model)).max()) for log in logs)

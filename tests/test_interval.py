@@ -84,10 +84,12 @@ def test_grid_is_where_pairs_of_models_tie():
     score, cost = [0.2, 0.5, 0.6, 0.1], [1.0, 2.0, 4.0, 5.0]
     ties = [0.3, 0.4 / 3, 0.05]
     grid = lambda_grid(log(score, cost), size=5)
-    np.testing.assert_allclose(grid, [0, *np.quantile(ties, [0.2, 0.4, 0.6, 0.8])], rtol=1e-5)
+    expected = np.quantile([*ties, 0.05 / 2, 2 * 0.3], [0.2, 0.4, 0.6, 0.8])
+    np.testing.assert_allclose(grid, [0, *expected], rtol=1e-5)
     assert grid.shape == (5,) and grid[0] == 0 and (jnp.diff(grid) > 0).all()
-    # Two models: one tie, wherever it is asked for.
-    np.testing.assert_allclose(lambda_grid(log([0.2, 0.5], [1.0, 2.0]), size=3), [0.0, 0.3, 0.3], rtol=1e-5)
+    # Two models: a range around their one tie.
+    pair = lambda_grid(log([0.2, 0.5], [1.0, 2.0]), size=3)
+    np.testing.assert_allclose(pair, [0, 0.15 + 0.15 * 2 / 3, 0.3 + 0.3 / 3], rtol=1e-5)
 
 
 @pytest.mark.parametrize("score", [[0.2, 0.5, 0.6], [0.6, 0.5, 0.2]])
@@ -112,9 +114,9 @@ def test_grid_without_rows_of_a_model():
 
 
 def test_grid_counts_row_weights():
-    # Of model b the cheap row alone counts: cost 1.5 and score .45, so that it ties with a at .25 / .5.
+    # Of model b the first row alone counts, of score .45 and cost 1.5: the tie with a is at .25 / .5.
     weighted = log([0.2, 0.5], [1.0, 3.0], row_weight=jnp.array([1.0, 1.0, 1.0, 0.0]))
-    np.testing.assert_allclose(lambda_grid(weighted, size=2)[1], 0.25 / 0.5, rtol=1e-5)
+    np.testing.assert_allclose(lambda_grid(weighted, size=2)[1], 0.25 / 0.5, rtol=1e-5)  # the median
 
 
 def test_grid_needs_costs_that_differ():

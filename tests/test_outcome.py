@@ -13,7 +13,7 @@ from jrouter.types import LoggedData
 N, D, T, TEST = 600, 8, 3, 400
 PRICE = np.array([1e-4, 1e-3, 1e-2])  # the last is a hundred times dearer than the first
 FAMILIES = {
-    "mlp": outcome.mlp((32,), TrainConfig(epochs=20, batch_size=32)),
+    "mlp": outcome.mlp((32,), TrainConfig(epochs=40, batch_size=32)),
     "mlp_per_model": outcome.mlp_per_model((32,), TrainConfig(epochs=40, batch_size=32)),
     "pooled": ridge.pooled(((3.0, 1.0),)),
 }
@@ -23,7 +23,7 @@ def world(seed, n):
     """x [n, d], score [n, T] and cost [n, T]: smooth, different for each model, little noise."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, D))
-    score = 0.5 + 0.2 * np.stack([np.tanh(2 * x[:, 0]), np.tanh(x[:, 1] + x[:, 2]), np.abs(x[:, 3]) - 0.8], axis=1)
+    score = 0.5 + 0.2 * np.tanh(np.stack([x[:, 0], x[:, 1] + x[:, 2], -x[:, 3]], axis=1))
     cost = PRICE * np.exp(0.4 * np.stack([x[:, 4], x[:, 4] + x[:, 0], -x[:, 5]], axis=1))
     return x, score + 0.02 * rng.normal(size=score.shape), cost
 
@@ -88,7 +88,9 @@ def test_outcomes_are_standardised_per_model_by_the_rows_that_count():
             values, w = np.asarray(values, np.float64)[mine], np.asarray(weight)[mine]
             mean = np.average(values, weights=w)
             np.testing.assert_allclose(units.mean[place, t], mean, rtol=1e-5)
-            np.testing.assert_allclose(units.deviation[place, t] ** 2, np.average((values - mean) ** 2, weights=w), rtol=1e-4)
+            np.testing.assert_allclose(
+                units.deviation[place, t] ** 2, np.average((values - mean) ** 2, weights=w), rtol=1e-4
+            )
             standard = np.asarray(outcomes.observed, np.float64)[mine, place]
             np.testing.assert_allclose(np.average(standard, weights=w), 0.0, atol=1e-5)
             np.testing.assert_allclose(np.average(standard**2, weights=w), 1.0, rtol=1e-4)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jrouter.chunks import map_rows
 from jrouter.features import fit_scaling, scale
 from jrouter.metrics import masked
 from jrouter.nuisances import neighbours, outcome, propensity, ridge
@@ -76,7 +77,7 @@ def fold_weights(log: LoggedData, split: Split) -> Array:
     return jnp.where(held_out, 0.0, log.weight)
 
 
-def held_out(predict, params: Any, x: Array, split: Split) -> Array:
+def held_out(predict, params: Any, x: Array, split: Split, *, only_first: bool = False) -> Array:
     """Predictions [n, ...] of each row of x by the fit of its own fold's complement.
 
     Args:
@@ -84,27 +85,25 @@ def held_out(predict, params: Any, x: Array, split: Split) -> Array:
       params: leading axis K + 1.
       x: [n, d].
       split: folds.
+      only_first: predict the rows of the first fold alone; those of others are 0.
     """
     if split.n_folds == 1:
-        return _in_chunks(lambda one: predict(_at(params, 0), one), x)
+        return map_rows(lambda one: predict(_at(params, 0), one), x)
     rows, present = rows_by_label(split.fold, n_labels=split.n_folds, size=split.fold_size)
 
     def of_fold(operands):
         number, rows = operands
-        return _in_chunks(lambda one: predict(_at(params, number), one), x[rows])
+        return map_rows(lambda one: predict(_at(params, number), one), x[rows])
 
-    predicted = jax.lax.map(of_fold, (jnp.arange(split.n_folds), rows))
+    if only_first:
+        rows, present = rows[:1], present[:1]
+    predicted = jax.lax.map(of_fold, (jnp.arange(rows.shape[0]), rows))
     places = jnp.where(present, rows, x.shape[0])
     return jnp.zeros((x.shape[0], *predicted.shape[2:])).at[places].set(predicted, mode="drop")
 
 
 def _at(tree: Any, index) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
-
-
-def _in_chunks(predict, x: Array, *, size: int = 1024) -> Array:
-    """`vmap(predict)(x)`, a chunk of rows at a time: nearest neighbours need [rows, stored rows]."""
-    return jax.lax.map(predict, x, batch_size=min(size, x.shape[0]))
 
 
 def _predictor(family: OutcomeModel):
@@ -135,16 +134,21 @@ def fit_outcome(key: Array, family: OutcomeModel, log: LoggedData, split: Split)
     solve, assemble = jax.vmap(family.solve, in_axes=(0, None)), jax.vmap(family.assemble)
     observed = jnp.stack([log.score, log.cost], axis=1)
     row_weight = jnp.stack([log.score_weight, log.weight], axis=1)
+    if family.shared_work:
+        row_weight = row_weight * (split.fold == 0)[:, None]
 
     def attempt(strength):
         solution = solve(statistics, strength)
-        predicted = held_out(_predictor(family), (assemble(statistics, solution), units), x, split)
+        fit = assemble(statistics, solution), units
+        predicted = held_out(_predictor(family), fit, x, split, only_first=family.shared_work)
         logged = jnp.take_along_axis(predicted, log.model[:, None, None], axis=2)[..., 0]
         residual = (logged - observed) / _at(units, -1).deviation[:, log.model].T
         return solution, weighted_mean(residual**2, row_weight)
 
     if len(family.strengths) > 1 and split.n_folds > 1:
-        solutions, error = jax.lax.map(attempt, family.strengths, batch_size=family.at_once)
+        solutions, error = jax.lax.map(
+            attempt, family.strengths, batch_size=len(family.strengths) if family.shared_work else 1
+        )
         best = jnp.argmin(error, axis=0)
         solution = jax.vmap(family.choose)(_at(solutions, best[0]), _at(solutions, best[1]))
         strength = family.strengths[best]

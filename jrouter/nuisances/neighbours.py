@@ -7,7 +7,7 @@ from jrouter.nuisances.outcome import OutcomeModel, Outcomes
 from jrouter.splits import rows_by_label
 from jrouter.types import Array
 
-NEIGHBOURS = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+NEIGHBOURS = (5.0, 10.0, 20.0, 40.0)
 
 
 def nearest_rows(x: Array, stored: Array, weight: Array, *, most: int) -> tuple[Array, Array]:
@@ -39,14 +39,15 @@ def knn(neighbours=NEIGHBOURS) -> OutcomeModel:
     """k nearest neighbours, for each model among the rows it received.
 
     Args:
-      neighbours: candidates for k, chosen by cross-validation for score and for cost.
+      neighbours: candidates for k, chosen for score and for cost by the error on the first fold, whose
+        neighbours are found once for all of them.
     """
     most = int(max(neighbours))
 
     def prepare(key, outcomes: Outcomes, n_models: int, model_size: int):
         del key
         rows, present = rows_by_label(outcomes.model, n_labels=n_models, size=model_size)
-        weight = jnp.broadcast_to(outcomes.weight, outcomes.observed.shape)[rows] * present[..., None]
+        weight = outcomes.weight[rows] * present[..., None]
         return {"x": outcomes.x[rows], "observed": outcomes.observed[rows], "weight": weight}
 
     def solve(statistics, strength):
@@ -55,8 +56,15 @@ def knn(neighbours=NEIGHBOURS) -> OutcomeModel:
 
     def predict(params, x):
         def of_model(stored, observed, weight):
-            rows, _ = nearest_rows(x, stored, weight.max(axis=-1), most=most)
-            return mean_of_nearest(observed[rows], weight[rows], params["k"])
+            if weight.shape[-1] == 1:
+                rows, near = nearest_rows(x, stored, weight[:, 0], most=most)
+                return mean_of_nearest(observed[rows], near[:, None], params["k"])
+            # Where some answers were not scored, score has neighbours of its own.
+            means = []
+            for output in (0, 1):
+                rows, near = nearest_rows(x, stored, weight[:, output], most=most)
+                means.append(mean_of_nearest(observed[rows, output, None], near[:, None], params["k"][output]))
+            return jnp.concatenate(means)
 
         return jax.vmap(of_model, out_axes=1)(params["x"], params["observed"], params["weight"])
 
@@ -66,4 +74,4 @@ def knn(neighbours=NEIGHBOURS) -> OutcomeModel:
     def assemble(statistics, k):
         return {**statistics, "k": k}
 
-    return OutcomeModel(prepare, solve, predict, jnp.array(neighbours), choose, assemble, len(neighbours))
+    return OutcomeModel(prepare, solve, predict, jnp.array(neighbours), choose, assemble, shared_work=True)

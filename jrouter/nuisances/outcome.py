@@ -51,8 +51,8 @@ class OutcomeModel(NamedTuple):
       strengths: [P, ...], candidates for `strength`; one of them is chosen for score, one for cost.
       choose: (solution at score's strength, solution at cost's) -> solution for both.
       assemble: (statistics, solution) -> params.
-      at_once: how many strengths to try in one vmap: all where they share the work, few where each
-        needs much memory.
+      shared_work: strengths differ little in work beside what they share (as finding neighbours): all
+        are tried in one vmap, on the first fold alone. Else one by one, on all folds.
     """
 
     prepare: Callable
@@ -61,7 +61,7 @@ class OutcomeModel(NamedTuple):
     strengths: Array
     choose: Callable = lambda for_score, for_cost: for_score
     assemble: Callable = lambda statistics, solution: solution
-    at_once: int = 1
+    shared_work: bool = False
 
 
 def outcomes_of(log: LoggedData, x: Array, weight: Array) -> tuple[Outcomes, Units]:

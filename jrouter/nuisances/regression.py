@@ -24,11 +24,15 @@ RATIOS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 
 class TargetModel(NamedTuple):
-    """fit(key, x [n, d], targets [n, 2, T], weight [n], strength) -> params; predict(params, x) -> [2, T]."""
+    """fit(key, x [n, d], targets [n, 2, T], weight [n], strength) -> params; predict(params, x) -> [2, T].
+
+    `strengths` are tried on all folds; on the first alone where `shared_work`, as for `OutcomeModel`.
+    """
 
     fit: Callable
     predict: Callable
     strengths: Array
+    shared_work: bool = False
 
 
 def ridge(ratios: tuple[float, ...] = RATIOS) -> TargetModel:
@@ -84,7 +88,7 @@ def knn(neighbours: tuple[float, ...] = NEIGHBOURS) -> TargetModel:
         flat = mean_of_nearest(targets.reshape(targets.shape[0], -1), weight[:, None], params["k"])
         return flat.reshape(targets.shape[1:])
 
-    return TargetModel(fit, predict, jnp.array(neighbours))
+    return TargetModel(fit, predict, jnp.array(neighbours), shared_work=True)
 
 
 class Regression(NamedTuple):
@@ -116,9 +120,12 @@ def fit_targets(
     keys = jax.random.split(key, weights.shape[0])
     fit = jax.vmap(lambda key, weight, strength: family.fit(key, x, standard, weight, strength), in_axes=(0, 0, None))
 
+    row_weight = log.weight * (split.fold == 0) if family.shared_work else log.weight
+
     def held_out_error(strength):
-        predicted = held_out(family.predict, fit(keys, weights, strength), x, split)
-        return weighted_mean(((predicted - standard) ** 2).sum(axis=(1, 2)), log.weight)
+        params = fit(keys, weights, strength)
+        predicted = held_out(family.predict, params, x, split, only_first=family.shared_work)
+        return weighted_mean(((predicted - standard) ** 2).sum(axis=(1, 2)), row_weight)
 
     strength = family.strengths[len(family.strengths) // 2]
     if len(family.strengths) > 1 and split.n_folds > 1:

@@ -1,0 +1,97 @@
+"""Writes the README's tables from committed result files: no number there is typed by hand.
+
+python experiments/readme_tables.py            # rewrites README.md between its markers, in a second
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data import RESULTS
+from report import replace_whole
+
+README = Path(__file__).parent.parent / "README.md"
+COMPARISONS = {
+    "linear": ("synthetic_linear", 0),
+    "specialists": ("synthetic_specialists", 0),
+    "RouterBench": ("routerbench_3tasks", 0),
+    "energy": ("energy_3models", 0),
+}
+"""Column -> (result file, which of its settings)."""
+
+
+def load(name: str) -> Any:
+    """Results of one committed file."""
+    return json.loads((RESULTS / f"{name}.json").read_text())["results"]
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _interval(cell: dict[str, float]) -> str:
+    return f"{100 * cell['estimate']:+.1f} [{100 * cell['low']:+.1f}, {100 * cell['high']:+.1f}]"
+
+
+def comparison_table() -> str:
+    """Mean test utility x 100 over lambdas, method by data set, with half of its 95% interval."""
+    settings = {column: load(name)[place] for column, (name, place) in COMPARISONS.items()}
+    lines = ["| method | " + " | ".join(settings) + " |", "|---|" + "---:|" * len(settings)]
+    for method, first in next(iter(settings.values()))["methods"].items():
+        cells = []
+        for setting in settings.values():
+            cell = setting["methods"][method]["mean_over_lambdas"]["utility"]
+            cells.append(f"{_points(cell['estimate'])} ± {_points((cell['high'] - cell['low']) / 2)}")
+        star = "\\*" if first["full_feedback"] else ""
+        lines.append(f"| `{method}`{star} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def claim_table() -> str:
+    """rm_softmax less the naive baselines and the logging policy, on the synthetic benchmarks."""
+    lines = ["| rm_softmax less | regime | mean over lambdas | least of 11 lambdas |", "|---|---|---:|---:|"]
+    for second in ("baseline_shared", "baseline_per_model", "logging_policy", "best_single"):
+        for regime in ("linear", "specialists"):
+            row = load(f"synthetic_{regime}")[0]["differences"]["rm_softmax"][second]
+            place = min(range(len(row["estimate"])), key=lambda i, row=row: row["estimate"][i])
+            least = {end: row[end][place] for end in ("estimate", "low", "high")}
+            lines.append(f"| `{second}` | {regime} | {_interval(row['mean_over_lambdas'])} | {_interval(least)} |")
+    return "\n".join(lines)
+
+
+def interval_table() -> str:
+    """What interval routers lose inside an interval, and cost."""
+    lines = [
+        "| world | knots apart | head | 25% | 50% | 75% | parameters | seconds |",
+        "|---|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    for setting in load("interval_generalization"):
+        for router in setting["routers"]:
+            ends = zip(*router["difference_by_position"], strict=True)
+            cells = [_interval(dict(zip(("estimate", "low", "high"), end, strict=True))) for end in ends]
+            head = f"| {setting['table'].removeprefix('synthetic:')} | {router['width']:g} | {router['head']} | "
+            tail = f" | {router['parameters']:,} | {router['seconds']:.1f} |"
+            lines.append(head + " | ".join(cells) + tail)
+        direct = setting["direct"]
+        lines.append(
+            f"| {setting['table'].removeprefix('synthetic:')} | one lambda | one router | | | | "
+            f"{direct['parameters_per_router']:,} | {direct['seconds_per_router']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES = {"comparison": comparison_table, "claim": claim_table, "interval": interval_table}
+
+
+def filled(text: str) -> str:
+    """README text with every table between `<!-- name -->` and `<!-- /name -->` made anew."""
+    for name, table in TABLES.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, rest = text.split(start)
+        _, after = rest.split(end)
+        text = f"{before}{start}\n{table()}\n{end}{after}"
+    return text
+
+
+if __name__ == "__main__":
+    replace_whole(README, lambda file: file.write(filled(README.read_text())))

@@ -1,0 +1,135 @@
+"""Bootstrap and standard errors against what theory says, within their Monte Carlo error."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jrouter.inference import paired_bootstrap, percentile_interval, resample_counts, standard_error
+
+B = 4000
+bootstrap = jax.jit(paired_bootstrap, static_argnames="n_resamples")
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def relative_error_of_deviation(n_resamples):
+    """Standard error of a standard deviation from B normal draws, as a share of it."""
+    return 1 / np.sqrt(2 * n_resamples)
+
+
+def test_counts_are_draws_with_replacement():
+    counts = np.asarray(resample_counts(jax.random.key(0), 20, B))
+    assert (counts.sum(axis=1) == 20).all() and (counts >= 0).all() and (counts % 1 == 0).all()
+    # Binomial(20, 1/20): mean 1, variance .95.
+    np.testing.assert_allclose(counts.mean(), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(counts.var(), 0.95, rtol=0.05)
+
+
+def test_one_seed_gives_the_usual_standard_error_of_a_mean():
+    n = 300
+    values = 2.0 + jnp.array([1.0, 10.0]) * normal(0, 1, n, 2)
+    resamples = np.asarray(bootstrap(jax.random.key(1), values, n_resamples=B), np.float64)
+    assert resamples.shape == (B, 2)
+    mean = np.asarray(values, np.float64)[0].mean(axis=0)
+    error = np.asarray(values, np.float64)[0].std(axis=0) / np.sqrt(n)
+    assert (np.abs(resamples.mean(axis=0) - mean) < 4 * error / np.sqrt(B)).all()
+    assert (np.abs(resamples.std(axis=0) / error - 1) < 4 * relative_error_of_deviation(B)).all()
+
+
+@pytest.mark.parametrize("n_seeds", [2, 5])
+def test_seeds_count_as_much_as_their_variance_divided_by_their_number(n_seeds):
+    # Columns are many repetitions of the experiment: seeds differ, queries do not.
+    effect = normal(2, n_seeds, 1, 2000)
+    resamples = np.asarray(bootstrap(jax.random.key(3), jnp.tile(effect, (1, 4, 1)), n_resamples=1000))
+    of_seeds = np.asarray(effect)[:, 0].var(axis=0, ddof=1) / n_seeds
+    variance = resamples.var(axis=0)
+    # For each experiment the unbiased estimate; without the stretch it would be (S - 1) / S of it.
+    np.testing.assert_allclose(variance / of_seeds, 1.0, atol=0.25)
+    np.testing.assert_allclose(variance.mean(), 1 / n_seeds, rtol=0.1)
+    assert np.abs(resamples.mean(axis=0) - np.asarray(effect)[:, 0].mean(axis=0)).max() < 0.2
+
+
+def test_effects_of_seeds_and_of_queries_add_up():
+    n_seeds, n = 4, 200
+    seed_effect, query_effect = normal(4, n_seeds, 1, 1), 6.0 * normal(5, 1, n, 1)
+    resamples = np.asarray(bootstrap(jax.random.key(6), seed_effect + query_effect, n_resamples=B))
+    expected = np.var(seed_effect, ddof=1) / n_seeds + np.var(query_effect) / n
+    np.testing.assert_allclose(resamples.var(), expected, rtol=4 * 2 * relative_error_of_deviation(B))
+
+
+def test_noise_of_every_cell_is_counted_up_to_three_times_never_less_than_once():
+    # Owen (2007): a pigeonhole bootstrap errs on the side of caution where nothing but cells vary.
+    n_seeds, n = 5, 200
+    resamples = np.asarray(bootstrap(jax.random.key(7), normal(8, n_seeds, n, 300), n_resamples=1000))
+    ratio = resamples.var(axis=0).mean() * n_seeds * n
+    assert 1.0 < ratio < 3.2
+
+
+def test_differences_are_paired():
+    shared, own = 10.0 * normal(9, 3, 200, 1), normal(10, 3, 200, 1)
+    values = jnp.concatenate([shared, shared, shared + own], axis=2)
+    resamples = np.asarray(bootstrap(jax.random.key(11), values, n_resamples=B))
+    np.testing.assert_array_equal(resamples[:, 0], resamples[:, 1])
+    difference = (resamples[:, 2] - resamples[:, 0]).std()
+    alone = np.asarray(bootstrap(jax.random.key(11), own, n_resamples=B)).std()
+    np.testing.assert_allclose(difference, alone, rtol=1e-2)
+    assert difference < 0.2 * resamples[:, 0].std()
+
+
+def test_a_constant_has_no_error():
+    resamples = bootstrap(jax.random.key(12), jnp.full((3, 50, 1), 0.25), n_resamples=100)
+    # Seeds' counts sum to S and queries' to n, stretched or not.
+    np.testing.assert_allclose(resamples, 0.25, rtol=1e-5)
+
+
+def test_percentile_interval_is_numpys():
+    resamples = normal(13, 500, 2, 3)
+    estimate = jnp.zeros((2, 3))
+    interval = percentile_interval(estimate, resamples, level=0.8)
+    np.testing.assert_array_equal(interval.estimate, estimate)
+    low, high = np.percentile(np.asarray(resamples, np.float64), [10, 90], axis=0)
+    np.testing.assert_allclose(interval.low, low, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(interval.high, high, rtol=1e-4, atol=1e-5)
+
+
+def test_standard_error_is_numpys():
+    values = normal(14, 2, 3, 80)
+    expected = np.asarray(values, np.float64).std(axis=-1) / np.sqrt(80)
+    np.testing.assert_allclose(standard_error(values), expected, rtol=1e-4)
+
+
+def test_weighted_standard_error_is_that_of_a_ratio():
+    values, weight = np.asarray(normal(15, 80), np.float64), np.random.default_rng(16).exponential(size=80)
+    mean = np.average(values, weights=weight)
+    expected = np.sqrt((weight**2 * (values - mean) ** 2).sum()) / weight.sum()
+    ours = standard_error(jnp.asarray(values, jnp.float32), jnp.asarray(weight, jnp.float32))
+    np.testing.assert_allclose(ours, expected, rtol=1e-4)
+    # Unchanged by the unit of weights, and by rows that weigh nothing.
+    padded = jnp.concatenate([jnp.asarray(values, jnp.float32), jnp.full(5, 1e3)])
+    doubled = 2.0 * jnp.concatenate([jnp.asarray(weight, jnp.float32), jnp.zeros(5)])
+    np.testing.assert_allclose(standard_error(padded, doubled), expected, rtol=1e-4)
+
+
+def test_rows_of_a_group_are_one_observation():
+    values = normal(17, 2, 60)
+    single = standard_error(values)
+    twice = jnp.repeat(values, 2, axis=-1)
+    grouped = standard_error(twice, group=jnp.repeat(jnp.arange(60), 2))
+    np.testing.assert_allclose(grouped, single, rtol=1e-4)
+    # Taken for independent, they would promise sqrt(2) too much.
+    np.testing.assert_allclose(standard_error(twice), single / np.sqrt(2), rtol=1e-4)
+    # Every row its own group is no group.
+    np.testing.assert_allclose(standard_error(values, group=jnp.arange(60)[::-1]), single, rtol=1e-5)
+
+
+def test_groups_and_weights_together():
+    rng = np.random.default_rng(18)
+    values, weight, group = rng.normal(size=60), rng.exponential(size=60), rng.integers(0, 10, 60)
+    mean = np.average(values, weights=weight)
+    influence = weight * (values - mean)
+    expected = np.sqrt(sum(influence[group == g].sum() ** 2 for g in range(10))) / weight.sum()
+    arrays = (jnp.asarray(part, jnp.float32) for part in (values, weight))
+    np.testing.assert_allclose(standard_error(*arrays, group=jnp.asarray(group)), expected, rtol=1e-4)

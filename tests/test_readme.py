@@ -1,0 +1,27 @@
+"""The README's Python runs as printed, on a log like a user's."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jrouter import logging_policies, synthetic, write_log
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_python_blocks_run(tmp_path, monkeypatch, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    world = synthetic.make_world("linear", dim=6, n_models=3)
+    table = synthetic.draw_queries(world, jax.random.key(0), 250)
+    log, _, _ = logging_policies.simulate_log(jax.random.key(1), table, logging_policies.uniform(table))
+    write_log(log, tmp_path / "gateway.parquet")
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), scope)
+    printed = capsys.readouterr().out.split()
+    assert printed[0] in log.models
+    assert bool(jnp.isfinite(scope["gain"]).all()) and bool((scope["standard_error"] > 0).all())

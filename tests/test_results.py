@@ -1,0 +1,58 @@
+"""Claims too slow for a test have committed results: these must say what the README says of them."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "experiments"))
+RESULTS = ROOT / "experiments" / "results"
+
+
+def setting(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())["results"][0]
+
+
+@pytest.mark.parametrize("regime", ["linear", "specialists"])
+def test_regret_training_beats_what_ignores_the_bias(regime):
+    found = setting(f"synthetic_{regime}")
+    assert found["n_train"] == 20_000 and len(found["model_names"]) == 11
+    # There is something to gain: the best single model is 3 points below the best policy on x.
+    methods = found["methods"]
+    gain = methods["oracle"]["mean_over_lambdas"]["utility"]["estimate"]
+    gain -= methods["best_single"]["mean_over_lambdas"]["utility"]["estimate"]
+    assert gain > 0.03
+    for naive in ("baseline_shared", "baseline_per_model", "logging_policy"):
+        difference = found["differences"]["rm_softmax"][naive]
+        assert difference["mean_over_lambdas"]["low"] > 0, naive
+        assert min(difference["estimate"]) >= 0, naive
+
+
+def test_csv_holds_every_cell_of_the_json():
+    found = setting("synthetic_linear")
+    with open(RESULTS / "synthetic_linear.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(found["methods"]) * len(found["lambdas"]) * 5
+    for name, method in found["methods"].items():
+        values = [float(row["utility"]) for row in rows if row["method"] == name]
+        mean = sum(values) / len(values)
+        assert mean == pytest.approx(method["mean_over_lambdas"]["utility"]["estimate"], abs=1e-4)
+
+
+def test_results_name_tables_without_paths():
+    for path in RESULTS.glob("*.json"):
+        record = json.loads(path.read_text())
+        assert record["schema"] == 1 and record["versions"]["jax"] and record["device"]["kind"]
+        for found in record["results"]:
+            assert "/" not in found["table"]
+            assert found["table"].startswith("synthetic:") or len(found["sha256"]) == 64
+
+
+def test_readme_tables_are_those_of_the_results():
+    from readme_tables import filled
+
+    text = (ROOT / "README.md").read_text()
+    assert filled(text) == text, "run: python experiments/readme_tables.py"
