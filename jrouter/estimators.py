@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jrouter.types import Array, CounterfactualScores, LoggedData, Nuisances
+from jrouter.weighted import model_means
 
 
 def augmented(outcome: Array, observed: Array, model: Array, weight: Array, *, mask: Array | None = None) -> Array:
@@ -184,7 +185,9 @@ def counterfactual_scores(
 ) -> CounterfactualScores:
     """Scores and costs of every model on every logged row, with the same weights for both.
 
-    Rows whose answer was not scored keep the direct term for the score.
+    Rows whose answer was not scored keep the direct term for the score; the corrections of the others
+    are divided by the share of their model's answers that was scored. That is right where scoring
+    happens at random given the model.
 
     Args:
       log: n rows.
@@ -213,7 +216,11 @@ def counterfactual_scores(
     score, cost = nuisances.score, nuisances.cost
     if estimator in ("ips", "snips"):
         score, cost = jnp.zeros_like(score), jnp.zeros_like(cost)
-    score_weight = weight if log.scored is None else weight * log.scored
+    score_weight = weight
+    if log.scored is not None:
+        share = model_means(log.scored.astype(weight.dtype), log.model, log.weight, n_models=n_models)[log.model]
+        # No share (NaN, or 0) where all of a model's rows weigh nothing: then neither do these.
+        score_weight = jnp.where(log.scored & (share > 0), weight / jnp.where(share > 0, share, 1.0), 0.0)
     correct = jax.vmap(augmented)
     return CounterfactualScores(
         score=correct(score, log.score, log.model, score_weight),

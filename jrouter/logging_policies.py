@@ -81,7 +81,7 @@ def confounded(table: BenchmarkTable, *, spread: float = 1.0, exploration: float
     """Softmax of predicted scores, sharpened: log-odds of standard deviation `spread` over queries and models.
 
     What makes a query easy for a model makes that model likelier: x confounds choice and score.
-    Ignorable given x.
+    Ignorable given x, but for the one number that scales all log-odds, which has seen every outcome.
 
     Args:
       table: n queries.

@@ -84,8 +84,8 @@ def expected(probability: Array, values: Array) -> Array:
     Array(0.5, dtype=float32)
     """
     chex.assert_equal_shape([probability, values])
-    # Where rather than 0 * v: a model that is never chosen does not count, whatever it is worth.
-    return jnp.where(probability > 0, probability * values, 0.0).sum(axis=-1)
+    # A model that is never chosen does not count, whatever it is worth: 0 * inf would be NaN.
+    return (probability * jnp.where(probability > 0, values, 0.0)).sum(axis=-1)
 
 
 def regret(probability: Array, utility: Array, *, mask: Array | None = None) -> Array:

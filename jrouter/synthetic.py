@@ -26,10 +26,11 @@ class Regime:
     Attributes:
       truth: "linear": score and cost are linear in the query (clipped at the ends);
         "nonlinear": they bend and interact; "specialists": topics, each model best in one.
-      difficulty: standard deviation over queries of what is common to all models' mean scores.
-      specialisation: standard deviation of what is each model's own; for specialists, how much
-        better a model is on its topic.
-      quality_gap: mean score of the best model less that of the worst, on average over queries.
+      difficulty: size of what is common to all models' mean scores: its standard deviation over
+        queries, where the truth is linear.
+      specialisation: size of what is each model's own, likewise; for specialists, how much better a
+        model is on its topic.
+      quality_gap: mean score of the best model less that of the worst, about (models are jittered).
       cost_noise: sigma of the log-normal factor (mean 1) between mean and realised cost.
       dominated: one more model that is dearest and worst everywhere.
       graded: scores are Beta-distributed in [0, 1] instead of 0/1.

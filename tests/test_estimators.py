@@ -246,9 +246,12 @@ def test_counterfactual_scores_are_their_definition(estimator):
         v = np.asarray(log.row_weight, np.float64)
         totals = [sum(v[j] * weight[j] for j in range(N) if log.model[j] == log.model[i]) for i in range(N)]
         weight = weight * v.sum() / np.array(totals)
+    # Of each model's answers, the share that was scored, by row weight.
+    v, models = np.asarray(log.row_weight, np.float64), np.asarray(log.model)
+    share = np.array([(v * SCORED)[models == t].sum() / v[models == t].sum() for t in models])
     for name in ("score", "cost"):
         outcome = np.asarray(getattr(nuisances, name), np.float64) * (estimator not in ("ips", "snips"))
-        used = np.where(SCORED, weight, 0.0) if name == "score" else weight
+        used = np.where(SCORED, weight / np.maximum(share, 1e-12), 0.0) if name == "score" else weight
         expected = loop_augmented(outcome, getattr(log, name), log.model, used)
         np.testing.assert_allclose(getattr(got, name), expected, rtol=1e-4, atol=1e-5, err_msg=name)
 
@@ -262,6 +265,29 @@ def test_unscored_rows_keep_the_direct_score_and_correct_the_cost():
     # Whatever stands in an unscored row's place for the score does not matter.
     other = counterfactual_scores(replace(log, score=jnp.where(SCORED, log.score, 1e6)), nuisances)
     np.testing.assert_array_equal(other.score, got.score)
+
+
+@pytest.mark.parametrize("estimator", ["dr", "ips"])
+def test_scores_missing_at_random_given_the_model_do_not_bias(estimator):
+    # Model 0 is scored on a quarter of its rows, model 1 on all: counting the others as 0 would cost it most.
+    n = 40_000
+    rng = np.random.default_rng(0)
+    model = rng.integers(0, 2, n)
+    score = (rng.random(n) < np.array([0.9, 0.5])[model]).astype(np.float32)
+    scored = (model == 1) | (rng.random(n) < 0.25)
+    log = LoggedData(
+        x=jnp.zeros((n, 1)),
+        model=jnp.asarray(model, jnp.int32),
+        score=jnp.asarray(score * scored),
+        cost=jnp.ones(n),
+        scored=jnp.asarray(scored),
+        models=("a", "b"),
+    )
+    wrong = jnp.full((n, 2), 0.2)
+    nuisances = Nuisances(jnp.full(n, 0.5), wrong, wrong, jnp.zeros(n, jnp.int32))
+    got = np.asarray(counterfactual_scores(log, nuisances, estimator=estimator).score, np.float64)
+    error = got.mean(axis=0) - [0.9, 0.5]
+    assert (np.abs(error) < 3 * got.std(axis=0) / np.sqrt(n)).all()
 
 
 def test_unknown_estimator():
