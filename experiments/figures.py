@@ -58,7 +58,7 @@ def utility_over_lambda(result: Path, out: Path) -> None:
         # A method far below the rest would flatten everything else: it leaves the picture at the bottom.
         low = np.quantile(np.concatenate(shown), 0.06)
         axis.set_ylim(bottom=low - 2)
-        axis.set_xticks(places, [f"{value:.3g}" for value in lambdas], rotation=45)
+        axis.set_xticks(places, [f"{value:.3g}" if value < 100 else f"{value:,.0f}" for value in lambdas], rotation=45)
         axis.set_xlabel(f"lambda (score per {setting['cost_unit']}), not to scale")
         axis.set_ylabel("mean test utility x 100")
         axis.set_title(f"{setting['table']}, {setting['logging_policy']} logging", fontsize=10)

@@ -1,7 +1,8 @@
 """Router: a policy with names. Fitted on a log, saved, loaded, and asked which model to call."""
 
+import functools
 import importlib.metadata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -70,13 +71,15 @@ class Router:
     cost_unit: str = "USD"
     embedding: str | None = None
 
-    def __post_init__(self):
+    @functools.cached_property
+    def _choose(self) -> Callable:
+        """The compiled policy: (params, x [n, d], lam, mask [T]) -> [n, T]."""
         policy = build_method(self.method, self.config).policy
 
         def choose(params, x, lam, mask):
             return jax.vmap(lambda one: policy.probabilities(params, one, lam, mask))(x)
 
-        object.__setattr__(self, "_choose", jax.jit(choose))
+        return jax.jit(choose)
 
     @classmethod
     def fit(
@@ -109,8 +112,9 @@ class Router:
         if learner.full_feedback:
             raise ValueError(f"method {method!r} needs every model's outcome on every query, which a log has not")
         grid = lambda_grid(log) if lambdas is None else jnp.asarray(lambdas, jnp.float32)
-        if grid.ndim != 1 or not bool((jnp.diff(grid) > 0).all()) or not bool((grid >= 0).all()):
-            raise ValueError(f"lambdas must ascend from at least 0, got {np.asarray(grid).tolist()}")
+        usable = grid.ndim == 1 and grid.size > 0 and bool(jnp.isfinite(grid).all() & (grid >= 0).all())
+        if not usable or not bool((jnp.diff(grid) > 0).all()):
+            raise ValueError(f"lambdas must ascend, finite and at least 0, got {np.asarray(grid).tolist()}")
         split = split_log([log], seeds=[seed])[0]
         key_nuisances, key_fit = jax.random.split(jax.random.key(seed))
         estimated = jax.jit(lambda key, log: fit_nuisances(key, log, split, nuisances))(key_nuisances, log)
@@ -148,7 +152,7 @@ class Router:
         if not lam >= 0 or not np.isfinite(lam):
             raise ValueError(f"lam: expected a finite number of at least 0, got {lam}")
         lam = min(max(float(lam), self.lambdas[0]), self.lambdas[-1])
-        chosen = self._choose(self.params, np.atleast_2d(x), jnp.float32(lam), self._mask(allowed))  # type: ignore[attr-defined]
+        chosen = self._choose(self.params, np.atleast_2d(x), jnp.float32(lam), self._mask(allowed))
         return np.asarray(chosen)[0] if x.ndim == 1 else np.asarray(chosen)
 
     def _mask(self, allowed: Iterable[str] | None) -> np.ndarray:
@@ -227,6 +231,13 @@ class Router:
             )
         if manifest["method"] not in METHODS:
             raise CheckpointError(f"{folder}: field 'method' is {manifest['method']!r}, unknown to this version")
+        try:
+            build_method(manifest["method"], manifest["config"])
+        except (AttributeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{folder}: field 'config' does not fit this version of jrouter ({error}); "
+                "load it with the version that wrote it"
+            ) from error
         params, _ = checkpoint.load(folder)
         return cls(
             method=manifest["method"],

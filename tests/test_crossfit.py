@@ -159,4 +159,4 @@ def test_over_seeds_and_vmap_are_a_loop():
 @pytest.mark.parametrize("field", ["outcome", "propensity"])
 def test_unknown_names_are_errors_that_list_the_known_ones(field):
     with pytest.raises(ValueError, match=f"unknown {field} model 'forest'.*mlp"):
-        NuisanceConfig(**{field: "forest"})
+        NuisanceConfig(**{field: "forest"})  # type: ignore[arg-type]

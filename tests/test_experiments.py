@@ -3,11 +3,11 @@
 import csv
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,7 @@ def table_without_embeddings(folder):
     [
         (["--methods", "rm_softmax,magic"], "--methods: unknown 'magic', expected one of random, .*oracle"),
         (["--logging-policy", "uniform,psychic"], "--logging-policy: unknown 'psychic', expected one of uniform"),
-        (["--regime", "linear,paradise"], "unknown regime 'paradise': expected one of linear"),
+        (["--regime", "paradise,linear"], "unknown regime 'paradise': expected one of linear"),
         (["--lambdas", "100,0"], "--lambdas: expected ascending finite numbers of at least 0, got '100,0'"),
         (["--lambdas", "0,inf"], "--lambdas: expected ascending finite numbers"),
         (["--lambdas", "0,nan"], "--lambdas: expected ascending finite numbers"),
@@ -188,7 +188,7 @@ def test_misuse_ends_in_one_line_before_any_work(tmp_path, monkeypatch, argument
     # A string is printed to stderr, and the exit code is 1.
     text = stop.value.code
     assert isinstance(text, str) and text.startswith("error: ") and "\n" not in text
-    assert __import__("re").search(message, text), text
+    assert re.search(message, text), text
 
 
 def test_the_exit_code_of_misuse_is_one(tmp_path):
@@ -219,14 +219,10 @@ def test_same_seed_same_log_other_seed_other_log(monkeypatch):
     monkeypatch.setattr(data, "fit_nuisances", no_nuisances)
     monkeypatch.setattr(data, "TEST_ROWS", 30)
     options = data.DataOptions(n=60, dim=4, models=3, seeds=2, regime="linear", lambdas="0,10")
-    (source,), (again,) = data.sources(options), data.sources(options)
-    first, second = (data.simulate(one, "confounded", options) for one in (source, again))
+    (source,) = data.sources(options)
+    first, second = (data.simulate(source, "model_accuracy", options) for _ in range(2))
     for ours, theirs in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    # More seeds leave the first ones' logs as they were.
-    third = data.simulate(source, "confounded", replace(options, seeds=3))
-    np.testing.assert_array_equal(third.problems.log.x[:2], first.problems.log.x)
-    np.testing.assert_array_equal(third.problems.log.model[:2], first.problems.log.model)
     log = first.problems.log
     assert np.abs(np.asarray(log.x[0] - log.x[1])).max() > 0.1
     # What is judged was never logged.
@@ -268,14 +264,10 @@ def test_results_hold_names_not_paths_and_replace_old_ones_whole(tmp_path, monke
     monkeypatch.setattr(report, "plain", lambda value: {"not": {"json"}})
     with pytest.raises((TypeError, KeyError)):
         report.write_json(path, options=options, results={})
-    with pytest.raises(ValueError):
-        report.write_csv(path, ["a"], [[row] for row in iter_and_die()])
+    rows: Any = [["first"], None]  # dies at the second row
+    with pytest.raises(TypeError):
+        report.write_csv(path, ["a"], rows)
     assert path.read_text() == text and os.listdir(path.parent) == ["result.json"]
-
-
-def iter_and_die():
-    yield 1
-    raise ValueError("died")
 
 
 @pytest.mark.parametrize("width", interval_generalization.WIDTHS)

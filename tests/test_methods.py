@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from jrouter.methods.rm_interval import HEADS, RmIntervalConfig, knots_of, rm_in
 from jrouter.methods.rm_softmax import RmSoftmaxConfig, rm_softmax
 from jrouter.metrics import utility
 from jrouter.networks import RouterNetwork, UtilityNetwork
-from jrouter.nuisances import outcome, regression
+from jrouter.nuisances import outcome, regression, ridge
 from jrouter.nuisances.crossfit import OUTCOME_MODELS
 from jrouter.policy import Method, Problem, evaluate
 from jrouter.splits import split_log
@@ -38,12 +39,14 @@ CARELESS = np.arange(N) % 8 == 0  # rows of weight 0
 
 
 @pytest.fixture(autouse=True, scope="module")
-def small_networks():
-    """Outcome models whose size is in no configuration."""
+def small_families():
+    """Outcome models whose size and strengths are in no configuration."""
     train = TrainConfig(SMALL["epochs"], SMALL["batch_size"])
     with pytest.MonkeyPatch.context() as patch:
         for name, family in (("mlp", outcome.mlp), ("mlp_per_model", outcome.mlp_per_model)):
             patch.setitem(OUTCOME_MODELS, name, lambda family=family: family(SMALL["hidden"], train))
+        patch.setitem(OUTCOME_MODELS, "ridge", lambda: ridge.ridge(((float("inf"), 3.0),)))
+        patch.setitem(OUTCOME_MODELS, "pooled", lambda: ridge.pooled(((3.0, 10.0),)))
         patch.setitem(PREDICTORS, "mlp", lambda: regression.mlp(SMALL["hidden"], train))
         yield
 
@@ -259,7 +262,8 @@ def test_configured_knots_are_honoured_and_a_knot_has_its_own_network(head):
     for place, knot in enumerate(KNOTS):
         network = jax.tree.map(lambda leaf, place=place: leaf[place], params["networks"])
         module = (RouterNetwork if head == "logits" else UtilityNetwork)(T, config.hidden)
-        outputs = jax.vmap(lambda x, m=module, p=network: m.apply(p, scale(params["scaling"], x)))(QUERIES)
+        run: Any = jax.vmap(lambda x, m=module, p=network: m.apply(p, scale(params["scaling"], x)))
+        outputs = run(QUERIES)
         if head == "utility":
             # In units in which the last knot is 1.
             outputs = outputs[:, 0] - knot / KNOTS[-1] * outputs[:, 1]

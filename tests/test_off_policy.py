@@ -17,8 +17,10 @@ from jrouter.policy import Policy
 from jrouter.synthetic import draw_queries, make_world
 
 N, D, T, K = 600, 8, 3, 3
-LAMBDAS = jnp.array([0.0, 100.0])
+LAMBDAS = jnp.array([0.0, 50.0, 100.0])
 CONFIG = NuisanceConfig(outcome="ridge")
+ONE_EACH = Policy(lambda params, x, lam: jax.nn.one_hot(jnp.searchsorted(LAMBDAS, lam), T))
+"""Of every query the first model at the first lambda, the second at the second, ..."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -39,30 +41,20 @@ def world():
     return table, replace(log, propensity=propensity)
 
 
-def always(model):
-    return Policy(lambda params, x, lam: jax.nn.one_hot(model, T))
-
-
-def nothing(key, problem):
-    return {}
-
-
-def truth(model):
-    """[L], mean utility of one model over the very queries that were logged."""
-    table = world()[0]
-    return np.asarray(table.mean_score[:, model].mean() - LAMBDAS * table.mean_cost[:, model].mean())
+def value_of(log, policy=ONE_EACH, fit=lambda key, problem: {}, **named):
+    return cross_fitted_value(jax.random.key(2), log, policy, fit, LAMBDAS, nuisances=CONFIG, n_folds=K, **named)
 
 
 @cache
-def value(model):
-    log = world()[1]
-    return cross_fitted_value(jax.random.key(2), log, always(model), nothing, LAMBDAS, nuisances=CONFIG, n_folds=K)
+def value():
+    return value_of(world()[1])
 
 
-@pytest.mark.parametrize("model", [0, T - 1])
-def test_value_of_a_single_model_is_its_true_mean_utility(model):
-    estimate = value(model)
-    assert (np.abs(estimate.value - truth(model)) < 3 * estimate.error).all()
+def test_value_of_single_models_is_their_true_mean_utility():
+    table, estimate = world()[0], value()
+    # Over the very queries that were logged.
+    truth = table.true_score.mean(axis=0) - LAMBDAS * table.true_cost.mean(axis=0)
+    assert (np.abs(estimate.value - truth) < 3 * estimate.error).all()
     assert float(estimate.error.max()) < 0.1  # or the line above would say nothing
     np.testing.assert_allclose(estimate.value, estimate.score - LAMBDAS * estimate.cost, rtol=1e-4)
     # What a row contributes varies as much as its error says.
@@ -71,7 +63,7 @@ def test_value_of_a_single_model_is_its_true_mean_utility(model):
 
 
 def test_a_policy_less_itself_is_exactly_nothing():
-    difference, error = paired_difference(value(0), value(0))
+    difference, error = paired_difference(value(), value())
     np.testing.assert_array_equal(difference, 0.0)
     np.testing.assert_array_equal(error, 0.0)
 
@@ -113,47 +105,44 @@ def test_the_standard_error_is_the_spread_over_logs():
     # The spread of 400 logs is known to 1 / sqrt(800) = 3.5%.
     np.testing.assert_allclose(np.sqrt((np.asarray(values.error) ** 2).mean()), spread, rtol=4 * 0.035)
     # 95% intervals hold the truth in 95% of the logs; 400 logs tell that to 1.1 points.
-    mean = float((table.mean_score @ choice[0, 0]).mean())
+    mean = float((table.true_score @ choice[0, 0]).mean())
     inside = np.abs(np.asarray(values.value) - mean) < 1.96 * np.asarray(values.error)
     assert abs(inside.mean() - 0.95) < 0.045
 
 
-def test_neither_policy_nor_nuisances_see_the_rows_that_they_are_valued_on():
-    log = world()[1]
-
+def test_the_policy_never_saw_the_rows_that_it_is_valued_on():
     def remember(key, problem):
         return {"x": problem.log.x, "weight": problem.log.weight}
 
     def recognise(params, x, lam):
-        """Model 0 for a query that was learned from, model 1 for one that was not."""
+        """`ONE_EACH` for a query that was not learned from; for one that was, another model."""
         row = jnp.argmin(jnp.square(params["x"] - x).sum(axis=1))
-        return jax.nn.one_hot(jnp.where(params["weight"][row] > 0, 0, 1), T)
+        shift = jnp.where(params["weight"][row] > 0, 1, 0)
+        return jax.nn.one_hot((jnp.searchsorted(LAMBDAS, lam) + shift) % T, T)
 
+    done = []
     # All folds are fitted by one program.
     fit = chex.assert_max_traces(remember, n=1)
-    done = []
-    arguments = {"nuisances": CONFIG, "n_folds": K, "on_fold": done.append}
-    valued = cross_fitted_value(jax.random.key(2), log, Policy(recognise), fit, LAMBDAS, **arguments)
+    valued = value_of(world()[1], Policy(recognise), fit, on_fold=done.append)
     assert done == list(range(1, K + 1))
-    np.testing.assert_array_equal(valued.rows, value(1).rows)
+    np.testing.assert_array_equal(valued.rows, value().rows)
 
-    # Doubly robust scores of a model that did not answer are outcome predictions: of other folds' rows.
-    row = int(np.flatnonzero(np.asarray(log.model) != 1)[0])
-    other = replace(log, score=log.score.at[row].add(100.0), cost=log.cost.at[row].add(1.0))
-    changed = cross_fitted_value(jax.random.key(2), other, always(1), nothing, LAMBDAS, nuisances=CONFIG, n_folds=K)
-    np.testing.assert_array_equal(changed.rows[:, row], value(1).rows[:, row])
-    answered = int(log.model[row])
-    third = cross_fitted_value(
-        jax.random.key(2), other, always(answered), nothing, LAMBDAS, nuisances=CONFIG, n_folds=K
-    )
-    moved = np.abs(np.asarray(third.rows[0]) - np.asarray(value(answered).rows[0])) > 1e-2
-    assert moved.mean() > 0.3  # it is in the fits of the other folds
+
+def test_nuisances_never_saw_the_rows_that_they_value():
+    log = world()[1]
+    row = int(np.flatnonzero(np.asarray(log.model) == 0)[0])
+    other = value_of(replace(log, score=log.score.at[row].add(100.0), cost=log.cost.at[row].add(1.0)))
+    # Doubly robust scores of the models that did not answer are predictions, from other rows alone.
+    np.testing.assert_array_equal(other.rows[1:, row], value().rows[1:, row])
+    # It is in the fits of the other folds, of the model that answered and of no other.
+    moved = np.abs(np.asarray(other.rows) - np.asarray(value().rows)) > 1e-2
+    assert moved[0].mean() > 0.3 and not moved[1:].any()
 
 
 def test_rows_of_weight_zero_do_not_count():
     log = world()[1]
     weight = (jnp.arange(N) % 4 > 0).astype(jnp.float32)
-    choice = jax.nn.one_hot(jnp.broadcast_to(log.model[:, None], (N, 2)), T)
+    choice = jax.nn.one_hot(jnp.broadcast_to(log.model[:, None], (N, LAMBDAS.size)), T)
     score = jnp.where(weight[:, None] > 0, log.score[:, None], 1e4) * jnp.ones((1, T))
     ours = value_of_choices(choice, score, jnp.zeros((N, T)), LAMBDAS, weight)
     kept = np.flatnonzero(np.asarray(weight))

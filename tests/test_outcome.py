@@ -11,6 +11,7 @@ from jrouter.train import TrainConfig
 from jrouter.types import LoggedData
 
 N, D, T, TEST = 600, 8, 3, 400
+QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 PRICE = np.array([1e-4, 1e-3, 1e-2])  # the last is a hundred times dearer than the first
 FAMILIES = {
     "mlp": outcome.mlp((32,), TrainConfig(epochs=40, batch_size=32)),
@@ -43,7 +44,7 @@ def _fit(family):
         params = family.assemble(statistics, family.solve(statistics, family.strengths[0]))
         return units.mean + units.deviation * jax.vmap(lambda one: family.predict(params, one))(x)
 
-    return jax.jit(predictions)
+    return jax.jit(predictions, compiler_options=QUICK)
 
 
 FIT = {name: _fit(family) for name, family in FAMILIES.items()}

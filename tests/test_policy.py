@@ -1,5 +1,7 @@
 """Evaluation of policies against a plain loop."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,10 +25,10 @@ def apply(params, x, lam):
 def table(known_means):
     rng = np.random.default_rng(0)
     x, score, cost = rng.normal(size=(N, D)), rng.integers(0, 2, (N, T)), 1e-2 * rng.random((N, T))
-    means = {"mean_score": rng.random((N, T)), "mean_cost": 1e-2 * rng.random((N, T))} if known_means else {}
-    x, score, cost = (jnp.asarray(part, jnp.float32) for part in (x, score, cost))
-    means = {name: jnp.asarray(part, jnp.float32) for name, part in means.items()}
-    return BenchmarkTable(x, score, cost, models=("a", "b", "c"), **means)
+    means = rng.random((N, T)), 1e-2 * rng.random((N, T))
+    x, score, cost, mean_score, mean_cost = (jnp.asarray(part, jnp.float32) for part in (x, score, cost, *means))
+    realised = BenchmarkTable(x, score, cost, models=("a", "b", "c"))
+    return replace(realised, mean_score=mean_score, mean_cost=mean_cost) if known_means else realised
 
 
 def by_loop(queries, stochastic, mask):
@@ -75,6 +77,7 @@ def test_chunks_do_not_matter(chunk):
     for ours, theirs in zip(parts, whole, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(parts_shares, whole_shares, rtol=1e-5)
+    assert queries.x is not None
     by_chunk = choose_all(policy, WEIGHTS, queries.x, LAMBDAS, mask=MASK, chunk=chunk)
     one = jax.vmap(lambda x: jax.vmap(lambda lam: policy.probabilities(WEIGHTS, x, lam, MASK))(LAMBDAS))(queries.x)
     np.testing.assert_allclose(by_chunk, one, rtol=1e-5, atol=1e-6)
@@ -83,9 +86,10 @@ def test_chunks_do_not_matter(chunk):
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_a_mask_is_a_slice(stochastic):
     pool = np.flatnonzero(MASK)
-    masked = Policy(apply, stochastic).probabilities(WEIGHTS, table(False).x[0], 5.0, MASK)
+    x = jnp.asarray(np.random.default_rng(2).normal(size=D), jnp.float32)
+    masked = Policy(apply, stochastic).probabilities(WEIGHTS, x, 5.0, MASK)
     sliced = Policy(lambda params, x, lam: apply(params, x, lam)[pool], stochastic)
-    np.testing.assert_allclose(masked[pool], sliced.probabilities(WEIGHTS, table(False).x[0], 5.0), rtol=1e-6)
+    np.testing.assert_allclose(masked[pool], sliced.probabilities(WEIGHTS, x, 5.0), rtol=1e-6)
     assert float(masked[1]) == 0.0
 
 

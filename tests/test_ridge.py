@@ -1,5 +1,7 @@
 """Ridge outcome models against scikit-learn and against their stated objective in float64."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from jrouter.types import LoggedData
 N, D, T = 150, 6, 3
 MODEL_SIZE = N  # room for resampled rows, too
 INFINITY = float("inf")
+QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 
 
 def outcomes(seed=0, weights=1):
@@ -31,7 +34,7 @@ def outcomes(seed=0, weights=1):
     )
 
 
-@jax.jit
+@partial(jax.jit, compiler_options=QUICK)
 def solution(rows, strength):
     family = ridge.pooled()
     statistics = family.prepare(jax.random.key(0), rows, T, MODEL_SIZE)
@@ -165,7 +168,7 @@ def test_a_model_without_rows_predicts_finite_values(family):
     data = log(empty=True)
     split = split_log([data], seeds=[0], n_folds=2)[0]
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK)
     def predict(data):
         chosen = family(((INFINITY, 3.0),) if family is ridge.ridge else ((1.0, 3.0),))
         return held_out_outcome(chosen, fit_outcome(jax.random.key(0), chosen, data, split), data, split)
@@ -183,7 +186,12 @@ def test_a_model_without_rows_predicts_finite_values(family):
 def test_strength_is_chosen_as_by_a_loop_over_folds():
     data = log(seed=1, noise=30.0)
     split = split_log([data], seeds=[0], n_folds=3)[0]
-    fitted = jax.jit(lambda data: fit_outcome(jax.random.key(0), ridge.ridge(), data, split))(data)
+
+    @partial(jax.jit, compiler_options=QUICK)
+    def fit_it(data):
+        return fit_outcome(jax.random.key(0), ridge.ridge(), data, split)
+
+    fitted = fit_it(data)
 
     x, model = np.asarray(data.x, np.float64), np.asarray(data.model)
     x = (x - x.mean(axis=0)) / np.sqrt(((x - x.mean(axis=0)) ** 2).mean())

@@ -62,7 +62,12 @@ def save(folder: str | Path, params: Any, manifest: Mapping[str, Any]) -> None:
         if folder.exists():
             old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
             folder.rename(old / folder.name)
-            partial.rename(folder)
+            try:
+                partial.rename(folder)
+            except BaseException:
+                (old / folder.name).rename(folder)
+                old.rmdir()
+                raise
             shutil.rmtree(old)
         else:
             partial.rename(folder)
@@ -84,6 +89,8 @@ def load_manifest(folder: str | Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text())
     except ValueError as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error}); save the router again") from error
+    if not isinstance(manifest, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(manifest).__name__}; save the router again")
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: field 'format' is {manifest.get('format')!r}, this version reads {FORMAT}; "
@@ -100,7 +107,13 @@ def load(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     """
     manifest = load_manifest(folder)
     try:
-        params = ocp.load(str(Path(folder).absolute() / "params"), _abstract(manifest["params"]))
+        abstract = _abstract(manifest["params"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{Path(folder) / 'manifest.json'}: field 'params' does not describe arrays; save the router again"
+        ) from error
+    try:
+        params = ocp.load(str(Path(folder).absolute() / "params"), abstract)
     except (ValueError, KeyError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{folder}: params do not match manifest.json ({reason}); save again") from error

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jrouter.features import fit_scaling, scale
 from jrouter.interval import nearest
@@ -75,7 +74,7 @@ def router_rows(problem: Problem, scaling: dict, targets: Any) -> tuple[Rows, Ro
 def fit_routers(
     key: Array,
     problem: Problem,
-    scores: CounterfactualScores | Any,
+    targets: Any,
     surrogate: Callable,
     config: RouterConfig,
     lambdas: Array,
@@ -85,7 +84,7 @@ def fit_routers(
     Args:
       key: of initialisation and shuffling, shared by all lambdas.
       problem: log and split.
-      scores: targets of each row: a pytree of arrays [n, ...].
+      targets: of each row: a pytree of arrays [n, ...].
       surrogate: (logits [T], targets of one row, lam) -> scalar loss.
       config: of training.
       lambdas: [L].
@@ -95,11 +94,11 @@ def fit_routers(
     """
     network = RouterNetwork(len(problem.log.models), config.hidden)
     scaling = fit_scaling(problem.log.x, problem.log.weight)
-    rows, valid = router_rows(problem, scaling, scores)
+    rows, valid = router_rows(problem, scaling, targets)
 
     def loss(params, example, lam):
-        x, targets = example
-        return surrogate(run(network, params, x), targets, lam)
+        x, target = example
+        return surrogate(run(network, params, x), target, lam)
 
     train = make_train(lambda key: network.init(key, problem.log.x[0]), loss, config.train)
     networks, _ = over_settings(train)(train_keys(key), rows, lambdas, config.hyper, valid)
@@ -119,4 +118,4 @@ def routers_policy(config: RouterConfig) -> Policy:
 
 def as_targets(scores: CounterfactualScores) -> tuple[Array, Array]:
     """Score and cost of every row, as training targets."""
-    return scores.score, jnp.asarray(scores.cost)
+    return scores.score, scores.cost
