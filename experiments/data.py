@@ -95,7 +95,11 @@ def sources(options: DataOptions) -> list[Source]:
 
     Raises:
       DataError: for a table that cannot be used.
+      ValueError: for an unknown regime, or no log to simulate.
     """
+    for flag, value, least in (("--seeds", options.seeds, 1), ("--n", options.n, 20)):
+        if value < least:
+            raise ValueError(f"{flag}: expected at least {least}, got {value}")
     if options.table is None:
         return [_synthetic(regime.strip(), options) for regime in options.regime.split(",")]
     table = read_table(options.table, embedding=options.embedding)

@@ -47,7 +47,7 @@ COLUMNS = "table,logging_policy,width,head,position,lambda,seed,utility,utility_
 class Options(DataOptions):
     """As every experiment's; --lambdas is not used: the range is 0 to 1,000."""
 
-    seeds: int = 3
+    seeds: int = 2
 
 
 def points(width: float) -> list[tuple[float, float]]:

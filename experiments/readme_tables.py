@@ -14,8 +14,8 @@ README = Path(__file__).parent.parent / "README.md"
 COMPARISONS = {
     "linear": ("synthetic_linear", 0),
     "specialists": ("synthetic_specialists", 0),
-    "RouterBench": ("routerbench_3tasks", 0),
-    "energy": ("energy_3models", 0),
+    "RouterBench, confounded": ("routerbench_3tasks", 0),
+    "RouterBench, predicted accuracy": ("routerbench_3tasks", 1),
 }
 """Column -> (result file, which of its settings)."""
 

@@ -95,9 +95,9 @@ def program(name):
         params = method.fit(key, problem)
 
         def at(x, lam):
-            policy = method.policy
-            whole, pool = policy.probabilities(params, x, lam), policy.probabilities(params, x, lam, MASK)
-            return policy.apply(params, x, lam), whole, pool
+            pools = jnp.stack([jnp.ones(T, bool), MASK])
+            chosen = jax.vmap(lambda pool: method.policy.probabilities(params, x, lam, pool))(pools)
+            return method.policy.apply(params, x, lam), chosen[0], chosen[1]
 
         return params, jax.vmap(jax.vmap(at, in_axes=(None, 0)), in_axes=(0, None))(QUERIES, ASKED)
 

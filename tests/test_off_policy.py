@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrouter.logging_policies import confounded, simulate_log
 from jrouter.nuisances import ridge
 from jrouter.nuisances.crossfit import OUTCOME_MODELS, NuisanceConfig
 from jrouter.off_policy import cross_fitted_value, paired_difference, value_of_choices
 from jrouter.policy import Policy
-from jrouter.synthetic import draw_queries, make_world
+from jrouter.types import LoggedData
 
 N, D, T, K = 600, 8, 3, 3
 LAMBDAS = jnp.array([0.0, 50.0, 100.0])
@@ -31,14 +30,26 @@ def one_strength():
         yield
 
 
+def draw(seed, n):
+    """(x, score [n, T], cost [n, T], propensities [n, T], model [n]): what makes a model score makes it answer."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, D))
+    mean = 1 / (1 + np.exp(-1.5 * x[:, :T]))
+    cost = np.array([1e-4, 1e-3, 5e-3]) * np.exp(0.3 * x[:, T:] @ rng.normal(size=(D - T, T)))
+    propensity = np.exp(1.2 * x[:, :T])
+    propensity = 0.9 * propensity / propensity.sum(axis=1, keepdims=True) + 0.1 / T
+    model = (np.log(propensity) + rng.gumbel(size=(n, T))).argmax(axis=1)
+    return x, mean, cost, propensity, model, rng.random(n) < mean[np.arange(n), model]
+
+
 @cache
 def world():
-    """(table, log with its propensities): which model answers depends on what makes it score."""
-    table = draw_queries(make_world("linear", dim=D, n_models=T), jax.random.key(0), N)
-    probability = confounded(table, spread=1.5, exploration=0.1)
-    log, true, _ = simulate_log(jax.random.key(1), table, probability)
-    propensity = jnp.take_along_axis(true, log.model[:, None], axis=1)[:, 0]
-    return table, replace(log, propensity=propensity)
+    """([n, T] mean score and cost, a log with its propensities)."""
+    x, mean, cost, propensity, model, score = draw(0, N)
+    row = np.arange(N)
+    parts = (x, score, cost[row, model], propensity[row, model], mean, cost)
+    x, score, paid, propensity, mean, cost = (jnp.asarray(part, jnp.float32) for part in parts)
+    return (mean, cost), LoggedData(x, jnp.asarray(model, jnp.int32), score, paid, propensity, models=("a", "b", "c"))
 
 
 def value_of(log, policy=ONE_EACH, fit=lambda key, problem: {}, **named):
@@ -51,9 +62,13 @@ def value():
 
 
 def test_value_of_single_models_is_their_true_mean_utility():
-    table, estimate = world()[0], value()
+    (mean, cost), estimate = world()[0], value()
     # Over the very queries that were logged.
-    truth = table.true_score.mean(axis=0) - LAMBDAS * table.true_cost.mean(axis=0)
+    truth = mean.mean(axis=0) - LAMBDAS * cost.mean(axis=0)
+    log = world()[1]
+    logged = [(log.score[log.model == t].mean(), log.cost[log.model == t].mean()) for t in range(T)]
+    naive = np.array([score - lam * cost for (score, cost), lam in zip(logged, LAMBDAS, strict=True)])
+    assert (np.abs(naive - truth) > 0.1).all() and (np.abs(estimate.value - truth) < 0.05).all()
     assert (np.abs(estimate.value - truth) < 3 * estimate.error).all()
     assert float(estimate.error.max()) < 0.1  # or the line above would say nothing
     np.testing.assert_allclose(estimate.value, estimate.score - LAMBDAS * estimate.cost, rtol=1e-4)
@@ -87,12 +102,9 @@ def test_paired_differences_of_like_policies_are_far_surer_than_unpaired_ones():
 def test_the_standard_error_is_the_spread_over_logs():
     # Exact propensities, an outcome model that knows nothing, a policy that mixes.
     n, logs = 200, 400
-    table = draw_queries(make_world("linear", dim=D, n_models=T), jax.random.key(5), n * logs)
-    probability = confounded(table)
-    log, true, _ = simulate_log(jax.random.key(6), table, probability)
-    weight = 1.0 / true[jnp.arange(n * logs), log.model]
-    logged = jax.nn.one_hot(log.model, T)
-    score = 0.5 + logged * (weight * (log.score - 0.5))[:, None]
+    _, mean, _, propensity, model, observed = draw(5, n * logs)
+    logged = np.eye(T)[model]
+    score = jnp.asarray(0.5 + logged / propensity * (observed - 0.5)[:, None], jnp.float32)
     choice = jnp.broadcast_to(jnp.array([0.5, 0.2, 0.3]), (n, 1, T))
 
     @jax.jit
@@ -105,8 +117,8 @@ def test_the_standard_error_is_the_spread_over_logs():
     # The spread of 400 logs is known to 1 / sqrt(800) = 3.5%.
     np.testing.assert_allclose(np.sqrt((np.asarray(values.error) ** 2).mean()), spread, rtol=4 * 0.035)
     # 95% intervals hold the truth in 95% of the logs; 400 logs tell that to 1.1 points.
-    mean = float((table.true_score @ choice[0, 0]).mean())
-    inside = np.abs(np.asarray(values.value) - mean) < 1.96 * np.asarray(values.error)
+    truth = (mean @ [0.5, 0.2, 0.3]).mean()
+    inside = np.abs(np.asarray(values.value) - truth) < 1.96 * np.asarray(values.error)
     assert abs(inside.mean() - 0.95) < 0.045
 
 
