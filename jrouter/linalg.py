@@ -13,29 +13,36 @@ from jrouter.types import Array
 _LEAF = 64
 
 
-def _sweep(a: Array) -> Array:
-    """Inverse of a small positive definite matrix by the sweep operator (Goodnight 1979)."""
+def _factor_leaf(a: Array) -> Array:
+    """Inverse of the Cholesky factor of a small matrix: column by column, then row by row."""
+    n = a.shape[0]
+    place = jnp.arange(n)
 
-    def step(k, a):
-        pivot, row, column = a[k, k], a[k], a[:, k]
-        a = a - jnp.outer(column, row) / pivot
-        return a.at[k].set(row / pivot).at[:, k].set(-column / pivot).at[k, k].set(1.0 / pivot)
+    def eliminate(k, lower):
+        column = jnp.where(place >= k, lower[:, k] / jnp.sqrt(lower[k, k]), 0.0)
+        below = place > k
+        lower = lower - jnp.where(below[:, None] & below[None], jnp.outer(column, column), 0.0)
+        return lower.at[:, k].set(column)
 
-    return jax.lax.fori_loop(0, a.shape[0], step, a)
+    lower = jnp.tril(jax.lax.fori_loop(0, n, eliminate, a))
+
+    def solve(k, inverse):
+        known = jnp.where(place < k, lower[k], 0.0) @ inverse
+        return inverse.at[k].set(((place == k) - known) / lower[k, k])
+
+    return jax.lax.fori_loop(0, n, solve, jnp.zeros_like(a))
 
 
-def _divide(a: Array) -> Array:
-    """Inverse by halves: that of the upper left, and that of the other's Schur complement."""
+def _factor(a: Array) -> Array:
+    """Inverse of the Cholesky factor by halves: stable, which halving the inverse itself is not."""
     n = a.shape[0]
     if n <= _LEAF:
-        return _sweep(a)
+        return _factor_leaf(a)
     half = n // 2
-    corner, side, rest = a[:half, :half], a[:half, half:], a[half:, half:]
-    corner = _divide(corner)
-    across = corner @ side
-    rest = _divide(rest - side.T @ across)
-    joint = across @ rest
-    return jnp.block([[corner + joint @ across.T, -joint], [-joint.T, rest]])
+    first = _factor(a[:half, :half])
+    side = a[half:, :half] @ first.T
+    last = _factor(a[half:, half:] - side @ side.T)
+    return jnp.block([[first, jnp.zeros((half, n - half), a.dtype)], [-(last @ side) @ first, last]])
 
 
 def spd_inverse(a: Array) -> Array:
@@ -47,12 +54,10 @@ def spd_inverse(a: Array) -> Array:
     Returns:
       [d, d], symmetric.
 
-    >>> spd_inverse(jnp.array([[2., 0.], [0., 4.]]))
-    Array([[0.5 , 0.  ],
-           [0.  , 0.25]], dtype=float32)
+    >>> spd_inverse(jnp.array([[4., 0.], [0., 16.]]))
+    Array([[0.25  , 0.    ],
+           [0.    , 0.0625]], dtype=float32)
     """
     with jax.default_matmul_precision("highest"):
-        inverse = _divide(a)
-        # One step of Newton's iteration squares the relative error.
-        inverse = inverse @ (2.0 * jnp.eye(a.shape[0], dtype=a.dtype) - a @ inverse)
-    return (inverse + inverse.T) / 2.0
+        factor = _factor(a)
+        return factor.T @ factor

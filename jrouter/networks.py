@@ -76,6 +76,7 @@ def run(network: nn.Module, params: Any, x: Array) -> Array:
 def count_parameters(params) -> int:
     """Number of trained numbers in a pytree of arrays.
 
+    >>> import jax.numpy as jnp
     >>> count_parameters({"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)})
     8
     """
@@ -85,6 +86,7 @@ def count_parameters(params) -> int:
 def head_width(params) -> int:
     """Width of the output layer of a network's parameters: T, or 2 T for score and cost.
 
+    >>> import jax.numpy as jnp
     >>> head_width({"params": {"head": {"bias": jnp.zeros(4)}}})
     4
     """

@@ -24,4 +24,6 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
         exec(compile(block, "README.md", "exec"), scope)
     printed = capsys.readouterr().out.split()
     assert printed[0] in log.models
-    assert bool(jnp.isfinite(scope["gain"]).all()) and bool((scope["standard_error"] > 0).all())
+    # An error of 0 is right where both choose the same model for every query.
+    assert bool(jnp.isfinite(scope["gain"]).all()) and bool((scope["standard_error"] >= 0).all())
+    assert bool((scope["standard_error"] > 0).any())
