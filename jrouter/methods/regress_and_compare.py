@@ -6,7 +6,7 @@ two differ is open there, so several readings are kept:
 - baseline_shared: one network for all models, a head each, no weights.
 - baseline_per_model: a network per model, no weights.
 - regress_and_compare_{ridge,pooled,mlp,knn}: one regressor per model (`pooled` shares a part), no weights.
-- regress_and_compare_*_ipw: the same, each row weighted by 1 / propensity.
+- regress_and_compare_*_ipw: the same, each row weighted by 1 / propensity, in units of its mean.
 
 baseline_per_model and regress_and_compare_mlp are one estimator under two names: read this way, the
 paper's two baselines do not differ.
@@ -17,10 +17,13 @@ Source: arXiv 2505.16037, baselines; Somerstep et al. (2025), CARROT.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import jax.numpy as jnp
+
 from jrouter.estimators import inverse_propensity_weight
 from jrouter.methods.plug_in import fit_logged, plug_in_policy
 from jrouter.nuisances.crossfit import OUTCOME_MODELS
 from jrouter.policy import Method
+from jrouter.weighted import weighted_mean
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,10 @@ def regress_and_compare(config: RegressConfig = RegressConfig()) -> Method:
     def fit(key, problem):
         log = problem.log
         if config.inverse_propensity:
-            log = replace(log, row_weight=log.weight * inverse_propensity_weight(problem.nuisances.propensity))
+            weight = inverse_propensity_weight(problem.nuisances.propensity)
+            # Of mean 1, so that a ridge penalty means what it means without weights.
+            weight = weight / jnp.maximum(weighted_mean(weight, log.weight), 1e-30)
+            log = replace(log, row_weight=log.weight * weight)
         return fit_logged(key, family, log, problem)
 
     return Method(fit, plug_in_policy(family.predict), config)
