@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,6 +14,7 @@ from jrouter import logging_policies, synthetic
 from jrouter.interval import PAPER_LAMBDAS, lambda_grid
 from jrouter.io.columns import DataError
 from jrouter.io.tables import file_digest, read_table
+from jrouter.logging_policies import LoggingPolicy
 from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
 from jrouter.policy import Problem
 from jrouter.splits import deal_groups, split_log, stack
@@ -47,6 +49,8 @@ class DataOptions:
     """Embedding dimension of a synthetic benchmark."""
     models: int = 11
     """Models of a synthetic benchmark."""
+    world_seed: int = 0
+    """Of a synthetic benchmark's truth: 0 is what results are shown on, so tune on others."""
     smoke: bool = False
     """A small version of everything, at most 60 s."""
     out: Path = RESULTS
@@ -117,14 +121,24 @@ def sources(options: DataOptions) -> list[Source]:
 
 
 def _synthetic(regime: str, options: DataOptions) -> Source:
-    world = synthetic.make_world(regime, dim=options.dim, n_models=options.models)
-    key_test, key_logs = jax.random.split(jax.random.key(1))
 
-    def draw(seed: int) -> BenchmarkTable:
-        return synthetic.draw_queries(world, jax.random.fold_in(key_logs, seed), options.n)
+    def make():
+        return synthetic.make_world(regime, dim=options.dim, n_models=options.models, seed=options.world_seed)
 
-    test = synthetic.draw_queries(world, key_test, 1000 if options.smoke else TEST_ROWS)
+    world = jax.jit(make)()
+    test_rows = 1000 if options.smoke else TEST_ROWS
+    draw, test = draws(world, options.n, test_rows, key=jax.random.key(1))
     return Source(f"synthetic:{regime}", None, draw, test, (world.regime.logging_spread, world.regime.exploration))
+
+
+def draws(
+    world: synthetic.World, n: int, test_rows: int, *, key: Array
+) -> tuple[Callable[[int], BenchmarkTable], BenchmarkTable]:
+    """Of a synthetic world: seed -> n queries that are logged, and the queries that judge."""
+    key_test, key_logs = jax.random.split(key)
+    # Compiled: one by one, their many small operations would take seconds to compile.
+    logged = jax.jit(lambda seed: synthetic.draw_queries(world, jax.random.fold_in(key_logs, seed), n))
+    return logged, jax.jit(lambda: synthetic.draw_queries(world, key_test, test_rows))()
 
 
 class Simulation(NamedTuple):
@@ -152,11 +166,17 @@ def _join(first: BenchmarkTable, second: BenchmarkTable) -> BenchmarkTable:
 def logging_probabilities(source: Source, logged: BenchmarkTable, policy: str) -> tuple[Array, Array | None]:
     """[n + n_test, T] probabilities of logged, then test queries, and which share of rows is kept."""
     both = _join(logged, source.test)
-    if policy == "confounded":
-        spread, exploration = source.confounded
-        return logging_policies.confounded(both, spread=spread, exploration=exploration), None
-    rule = logging_policies.LOGGING_POLICIES[policy]
+    rule = _compiled_rule(policy, *source.confounded)
     return rule.probabilities(both), None if rule.keep is None else rule.keep(both)
+
+
+@cache
+def _compiled_rule(policy: str, spread: float, exploration: float) -> LoggingPolicy:
+    """A logging policy, compiled once for all seeds."""
+    rule = logging_policies.LOGGING_POLICIES[policy]
+    if policy == "confounded":
+        rule = LoggingPolicy(partial(logging_policies.confounded, spread=spread, exploration=exploration))
+    return rule._replace(probabilities=jax.jit(rule.probabilities))
 
 
 def parse_lambdas(text: str) -> Array | None:

@@ -23,7 +23,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from data import DataOptions, Simulation, Source, logging_names, seed_keys, simulate, smoke_size, sources
+from data import (
+    TEST_ROWS,
+    DataOptions,
+    Simulation,
+    Source,
+    draws,
+    logging_names,
+    seed_keys,
+    simulate,
+    smoke_size,
+    sources,
+)
 from figures import interval_figure
 from report import text_table, write_csv, write_json
 from tqdm import tqdm
@@ -60,12 +71,7 @@ def points(width: float) -> list[tuple[float, float]]:
 def middle_source(options: DataOptions) -> Source:
     """The world whose middle model is best only inside the range."""
     world = synthetic.middle_model_world(dim=min(options.dim, 32))
-    key_test, key_logs = jax.random.split(jax.random.key(3))
-
-    def draw(seed: int):
-        return synthetic.draw_queries(world, jax.random.fold_in(key_logs, seed), options.n)
-
-    test = synthetic.draw_queries(world, key_test, 1000 if options.smoke else 10_000)
+    draw, test = draws(world, options.n, 1000 if options.smoke else TEST_ROWS, key=jax.random.key(3))
     return Source("synthetic:middle_model", None, draw, test, (1.0, 0.1))
 
 

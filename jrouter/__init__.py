@@ -6,6 +6,7 @@ Pure functions take one query and are vmapped where they are called; `Router` is
 answer. See the README for a tour.
 """
 
+from jrouter.balancing import balancing_weights
 from jrouter.estimators import (
     augmented,
     counterfactual_scores,
@@ -13,8 +14,12 @@ from jrouter.estimators import (
     doubly_robust,
     inverse_propensity_weight,
     ips,
+    mrdr_row_weight,
+    overlap_row_weight,
+    overlap_tilt,
     self_normalised_weights,
     shrunken_weight,
+    switch_weight,
 )
 from jrouter.interval import interpolate, lambda_grid
 from jrouter.io.checkpoint import CheckpointError
@@ -33,8 +38,10 @@ from jrouter.metrics import regret, routing_accuracy, utility
 from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
 from jrouter.off_policy import cross_fitted_value, paired_difference
 from jrouter.policy import Method, Policy, Problem, evaluate
+from jrouter.preferences import with_utility
 from jrouter.router import Router
 from jrouter.splits import split_log
+from jrouter.tuning import choose_strength, slope
 from jrouter.types import BenchmarkTable, CounterfactualScores, LoggedData, Nuisances, take_rows
 
 __version__ = "0.1.0"
@@ -53,6 +60,8 @@ __all__ = [
     "Problem",
     "Router",
     "augmented",
+    "balancing_weights",
+    "choose_strength",
     "classification_surrogate",
     "cost_weighted_surrogate",
     "counterfactual_scores",
@@ -65,6 +74,9 @@ __all__ = [
     "inverse_propensity_weight",
     "ips",
     "lambda_grid",
+    "mrdr_row_weight",
+    "overlap_row_weight",
+    "overlap_tilt",
     "paired_difference",
     "pinsker_regret_bound",
     "read_log",
@@ -73,10 +85,13 @@ __all__ = [
     "routing_accuracy",
     "self_normalised_weights",
     "shrunken_weight",
+    "slope",
     "softmax_regret",
     "split_log",
+    "switch_weight",
     "take_rows",
     "total_variation_regret_bound",
     "utility",
+    "with_utility",
     "write_log",
 ]

@@ -5,15 +5,16 @@
 With w = 0 it is the direct method, with w = 1/p doubly robust, with r = 0 and w = 1/p inverse
 propensity scoring. Adding an estimator is adding a weight function. Weights here do not look at the
 outcome, so every score is linear in y, and score and cost may be estimated once, with the same
-weights, for every lambda.
+weights, for every lambda. (Overlap and MRDR weights are weights of rows, not of corrections: see each.)
 """
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from jrouter.balancing import balancing_weights
 from jrouter.types import Array, CounterfactualScores, LoggedData, Nuisances
-from jrouter.weighted import model_means
+from jrouter.weighted import model_means, weighted_mean
 
 
 def augmented(outcome: Array, observed: Array, model: Array, weight: Array, *, mask: Array | None = None) -> Array:
@@ -177,7 +178,113 @@ def self_normalised_weights(weight: Array, model: Array, *, n_models: int, row_w
     return jnp.where(positive, weight * row_weight.sum() / jnp.where(positive, total, 1.0), 0.0)
 
 
-ESTIMATORS = ("direct", "ips", "snips", "dr", "dros")
+def switch_weight(propensity: Array, *, threshold: float | Array) -> Array:
+    """Switch-DR: w = 1 / p where that is at most the threshold, else 0.
+
+    Rows whose weight would be large keep the outcome model alone. A threshold below 1 gives the direct
+    method, a large one doubly robust.
+
+    Args:
+      propensity: any shape, probability of the logged model.
+      threshold: largest weight.
+
+    Returns:
+      The same shape.
+
+    Source: Wang, Agarwal & Dudik (2017), section 4.
+
+    >>> switch_weight(jnp.array([.5, .1, 0.]), threshold=5.)
+    Array([2., 0., 0.], dtype=float32)
+    """
+    weight = inverse_propensity_weight(propensity)
+    return jnp.where(weight <= threshold, weight, 0.0)
+
+
+def overlap_tilt(propensity: Array) -> Array:
+    """How much a query belongs to the overlap population, where every model could have been logged.
+
+    h = 1 / sum_t 1 / p_t
+
+    Weighting rows by h is ANOTHER ESTIMAND: the value over queries in proportion to h, not over all
+    queries. There no correction weighs more than 1, h / p_t <= 1, and among all tilts this one gives the
+    least total variance of the models' means where outcomes vary equally. As the estimand depends on p,
+    it is doubly robust only around the p that is used.
+
+    Args:
+      propensity: [T], p_t(x) of every model, summing to 1.
+
+    Returns:
+      Scalar, from 0 (also where some model has p = 0) to 1 / T^2 (uniform).
+
+    Source: Li, Morgan & Zaslavsky (2018); for several treatments Li & Li (2019), section 2.
+
+    >>> overlap_tilt(jnp.array([.5, .5])), overlap_tilt(jnp.array([1., 0.]))
+    (Array(0.25, dtype=float32), Array(0., dtype=float32))
+    """
+    chex.assert_rank(propensity, 1)
+    positive = (propensity > 0).all()
+    propensity = jnp.where(positive, propensity, 1.0)
+    # In units of the least p: reciprocals of tiny ones could overflow.
+    least = propensity.min()
+    return jnp.where(positive, least / (least / propensity).sum(), 0.0)
+
+
+def overlap_row_weight(nuisances: Nuisances, row_weight: Array | None = None) -> Array:
+    """Overlap tilts of a log's rows, of mean 1: multiply them into its row weights.
+
+    Works with every estimator: means of scores, losses and values become those over the overlap
+    population (see `overlap_tilt`: another estimand), not over all queries.
+
+    Args:
+      nuisances: n rows, with `all_propensity`.
+      row_weight: [n], under which the mean is 1, or None for ones.
+
+    Returns:
+      [n]; zeros where no row could have gone to every model.
+
+    Raises:
+      ValueError: if only the logged model's propensity is known.
+    """
+    if nuisances.all_propensity is None:
+        raise ValueError(
+            "overlap weights need the propensity of every model (Nuisances.all_propensity), which is filled where "
+            "propensities are estimated: a log that holds that of its own choice only does not tell it"
+        )
+    tilt = jax.vmap(overlap_tilt)(nuisances.all_propensity)
+    mean = weighted_mean(tilt, row_weight)
+    return jnp.where(mean > 0, tilt / jnp.where(mean > 0, mean, 1.0), 0.0)
+
+
+def mrdr_row_weight(propensity: Array, target_probability: Array) -> Array:
+    """Row weights that fit an outcome model so that doubly robust values of one policy vary least (MRDR).
+
+    v = pi^2 (1 - p) / p^2
+
+    The variance that the logging policy's draw adds to the value of a policy is the mean over logged rows
+    of v (y - r)^2, so least squares with these weights, the log's row weights multiplied by them, minimise
+    it (exactly for a policy that decides; for one that draws, products of different models' errors are
+    left out). The value of that policy only: the outcome model, and so the scores, depend on the policy,
+    and score and cost must be fitted again for another one (say, of another lambda). Given the policy
+    they stay linear in y.
+
+    Args:
+      propensity: any shape, p, probability of the logged model.
+      target_probability: the same shape, pi, probability of the logged model under the policy to value;
+        chosen without looking at the outcomes.
+
+    Returns:
+      The same shape; 0 where p is 0.
+
+    Source: Farajtabar, Chow & Ghavamzadeh (2018), section 4.
+
+    >>> mrdr_row_weight(jnp.array([.5, .1, .1]), jnp.array([1., 1., 0.]))
+    Array([ 2., 90.,  0.], dtype=float32)
+    """
+    weight = target_probability * inverse_propensity_weight(propensity)
+    return weight**2 * (1.0 - propensity)
+
+
+ESTIMATORS = ("direct", "ips", "snips", "dr", "sndr", "switch", "dros", "balancing")
 
 
 def counterfactual_scores(
@@ -193,11 +300,13 @@ def counterfactual_scores(
       log: n rows.
       nuisances: for the same rows.
       estimator: one of `ESTIMATORS`.
-      strength: of the shrinkage, for "dros".
+      strength: of the shrinkage for "dros", the threshold for "switch", the penalty for "balancing". For
+        each, a larger one has less bias and more variance. Others ignore it.
 
     Returns:
-      `CounterfactualScores`, [n, T] each. "snips" looks at the whole batch, so its rows are not
-      independent of each other.
+      `CounterfactualScores`, [n, T] each. The weights of "snips", "sndr" (the same, with the outcome
+      model kept) and "balancing" need the whole batch, so rows are not independent of each other.
+      "balancing" does not look at the propensities.
 
     Raises:
       ValueError: for an unknown estimator.
@@ -207,11 +316,15 @@ def counterfactual_scores(
     n_models = nuisances.score.shape[1]
     if estimator == "direct":
         weight = jnp.zeros_like(nuisances.propensity)
+    elif estimator == "switch":
+        weight = switch_weight(nuisances.propensity, threshold=strength)
     elif estimator == "dros":
         weight = shrunken_weight(nuisances.propensity, strength=strength)
+    elif estimator == "balancing":
+        weight = balancing_weights(log.x, log.model, n_models=n_models, penalty=strength, row_weight=log.row_weight)
     else:
         weight = inverse_propensity_weight(nuisances.propensity)
-    if estimator == "snips":
+    if estimator in ("snips", "sndr"):
         weight = self_normalised_weights(weight, log.model, n_models=n_models, row_weight=log.weight)
     score, cost = nuisances.score, nuisances.cost
     if estimator in ("ips", "snips"):

@@ -61,6 +61,27 @@ class OutcomeNetwork(nn.Module):
         return heads.reshape(2, self.n_models)
 
 
+class PooledOutcomeNetwork(nn.Module):
+    """Score and cost [2, T] by heads w_0 + A z_t + v_t: shared, by features z [T, f] of the models, own.
+
+    The own heads start at 0, as what is penalised should, so that all models start alike but for z.
+    """
+
+    n_models: int
+    hidden: Sequence[int] = HIDDEN
+
+    @nn.compact
+    def __call__(self, x: Array, features: Array) -> Array:
+        last = Trunk(self.hidden, name="trunk")(x)
+        zeros = nn.initializers.zeros_init()
+        own = nn.Dense(2 * self.n_models, name="head", kernel_init=zeros)(last).reshape(2, self.n_models)
+        shared = nn.Dense(2, name="shared")(last)[:, None]
+        if features.shape[1] == 0:
+            return own + shared
+        slopes = nn.Dense(2 * features.shape[1], name="by_feature")(last).reshape(2, -1)
+        return own + shared + slopes @ features.T
+
+
 class UtilityNetwork(OutcomeNetwork):
     """A router whose output at lambda is a utility, score part minus lambda * cost part.
 
@@ -68,9 +89,9 @@ class UtilityNetwork(OutcomeNetwork):
     """
 
 
-def run(network: nn.Module, params: Any, x: Array) -> Array:
-    """What a network gives for one embedding."""
-    return cast(Array, network.apply(params, x))
+def run(network: nn.Module, params: Any, x: Array, *inputs: Array) -> Array:
+    """What a network gives for one embedding (and whatever else its module takes)."""
+    return cast(Array, network.apply(params, x, *inputs))
 
 
 def count_parameters(params) -> int:

@@ -20,11 +20,11 @@ class Policy:
 
     Attributes:
       apply: (params, x [d], lam) -> [T], logits or utilities: higher is chosen.
-      stochastic: draws from softmax(apply) instead of choosing its maximum.
+      stochastic: draws from softmax(apply) instead of choosing its maximum; or params -> whether it does.
     """
 
     apply: Callable[[Any, Array, Any], Array]
-    stochastic: bool = False
+    stochastic: bool | Callable[[Any], Array] = False
 
     def probabilities(self, params: Any, x: Array, lam: float | Array, mask: Array | None = None) -> Array:
         """[T], probability of each model for one query; 0 where `mask` [T] is False.
@@ -32,9 +32,12 @@ class Policy:
         A rule that decides gives a one-hot, the first model where several tie.
         """
         values = self.apply(params, x, lam)
-        if self.stochastic:
-            return jax.nn.softmax(metrics.masked(values, mask))
-        return metrics.decide(values, mask=mask)
+        if self.stochastic is False:
+            return metrics.decide(values, mask=mask)
+        drawn = jax.nn.softmax(metrics.masked(values, mask))
+        if self.stochastic is True:
+            return drawn
+        return jnp.where(self.stochastic(params), drawn, metrics.decide(values, mask=mask))
 
 
 @register_dataclass
@@ -66,12 +69,16 @@ class Method:
       policy: what these params mean.
       config: the frozen dataclass that made the method; with its name it rebuilds the policy.
       full_feedback: reads `Problem.full`, which no log has: a reference, not a competitor.
+      settle: fitted params -> those that its policy needs, where a fit holds more (on the host).
+      explain: fitted params -> what was decided and why, where there is something to say.
     """
 
     fit: Callable[[Array, Problem], Any]
     policy: Policy
     config: Any = field(default=None)
     full_feedback: bool = False
+    settle: Callable[[Any], Any] = lambda params: params
+    explain: Callable[[Any], str] | None = None
 
 
 class Outcomes(NamedTuple):

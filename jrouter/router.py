@@ -3,7 +3,7 @@
 import functools
 import importlib.metadata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,16 @@ def build_method(name: str, config: dict[str, Any] | None = None) -> Method:
     for key in config:
         if key not in known:
             raise ValueError(f"method {name!r} has no setting {key!r}: expected one of {', '.join(sorted(known))}")
-    return METHODS[name](type(method.config)(**(asdict(method.config) | _tupled_values(config))))
+    return METHODS[name](_replaced(method.config, config))
 
 
-def _tupled_values(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: _tupled(value) for key, value in config.items()}
+def _replaced(config: Any, changes: dict[str, Any]) -> Any:
+    """A frozen configuration with some fields changed; those that are configurations, field by field."""
+    values = {}
+    for key, value in changes.items():
+        old = getattr(config, key)
+        values[key] = _replaced(old, value) if is_dataclass(old) and isinstance(value, dict) else _tupled(value)
+    return replace(config, **values)
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class Router:
         cls,
         log: LoggedData,
         *,
-        method: str = "rm_softmax",
+        method: str = "rm_auto",
         config: dict[str, Any] | None = None,
         lambdas: Sequence[float] | Array | None = None,
         nuisances: NuisanceConfig = NuisanceConfig(),
@@ -97,7 +102,8 @@ class Router:
 
         Args:
           log: from `read_log`.
-          method: name in `METHODS` of a learner that needs no full feedback.
+          method: name in `METHODS` of a learner that needs no full feedback. The default takes the
+            simplest of several unless this log supports another; `explain` says which and why.
           config: settings of the method other than its defaults.
           lambdas: cost preferences to serve, ascending; None takes those where this log's scores
             and costs trade.
@@ -122,13 +128,18 @@ class Router:
         return cls(
             method=method,
             config=config or {},
-            params=params,
+            params=learner.settle(params),
             models=log.models,
             dim=log.x.shape[1],
             lambdas=tuple(np.asarray(grid).tolist()),
             cost_unit=log.cost_unit,
             embedding=embedding,
         )
+
+    def explain(self) -> str:
+        """What the method decided and why, as text; its name alone where it decides nothing."""
+        learner = build_method(self.method, self.config)
+        return self.method if learner.explain is None else learner.explain(self.params)
 
     def probabilities(self, x: Any, lam: float, allowed: Iterable[str] | None = None) -> np.ndarray:
         """Probability of each model: [T] for one embedding [d], [n, T] for rows of them.
@@ -198,6 +209,7 @@ class Router:
                 "embedding": self.embedding,
                 "lambdas": list(self.lambdas),
                 "cost_unit": self.cost_unit,
+                "explanation": self.explain().splitlines(),
                 "versions": {name: importlib.metadata.version(name) for name in packages},
             },
         )

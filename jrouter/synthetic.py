@@ -5,10 +5,11 @@ which carries the signal, and noise. Prices span two orders of magnitude and bet
 dearer. The regimes' numbers were fixed before any method was run on them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import register_dataclass
 
 from jrouter.types import Array, BenchmarkTable
 
@@ -61,12 +62,13 @@ REGIMES = {
 }
 
 
+@register_dataclass
 @dataclass(frozen=True)
 class World:
     """A drawn world. Arrays over T models, `rank` latent directions and H hidden features.
 
     Attributes:
-      regime: as given.
+      regime: as given (static).
       embed: [rank, d], from latent query to embedding.
       quality: [T], mean score of each model over queries.
       price: [T], mean cost of each model over queries.
@@ -78,7 +80,7 @@ class World:
       mix: [T + 1, H], for the non-linear truth: own and common parts from sines of projections.
     """
 
-    regime: Regime
+    regime: Regime = field(metadata={"static": True})
     embed: Array
     quality: Array
     price: Array

@@ -20,11 +20,13 @@ class TrainConfig:
       epochs: passes over the rows.
       batch_size: rows a step, at most.
       min_batches: steps an epoch, at least: on a small log batches shrink, or there would be few steps.
+      keep_epochs: return the params of the start and of every epoch, for a caller who chooses among them.
     """
 
     epochs: int = 15
     batch_size: int = 512
     min_batches: int = 1
+    keep_epochs: bool = False
 
 
 class Hyper(NamedTuple):
@@ -83,7 +85,7 @@ def make_train(init: Callable, loss: Callable, config: TrainConfig) -> Callable:
     Returns:
       train(keys, rows, setting, hyper, valid=None) -> (params, TrainInfo). With `valid` rows, the
       params are those of the epoch, or of the start, with the least weighted validation loss; else
-      the last ones.
+      the last ones. With `config.keep_epochs` they are all [epochs + 1, ...], the start first.
     """
 
     def per_example(params, examples, setting):
@@ -121,12 +123,16 @@ def make_train(init: Callable, loss: Callable, config: TrainConfig) -> Callable:
             better = jnp.asarray(True) if valid is None else valid_loss < state.best_loss
             best = jax.tree.map(lambda new, old: jnp.where(better, new, old), params, state.best_params)
             best_loss = jnp.where(better, valid_loss, state.best_loss)
-            return TrainState(params, optimiser_state, best, best_loss), (losses.mean(), valid_loss)
+            kept = params if config.keep_epochs else None
+            return TrainState(params, optimiser_state, best, best_loss), (losses.mean(), valid_loss, kept)
 
         params = init(keys.init)
         first = validate(params)
         state = TrainState(params, optimiser.init(params), params, first)
-        state, (train_loss, valid_loss) = jax.lax.scan(epoch, state, jnp.arange(config.epochs))
-        return state.best_params, TrainInfo(train_loss, jnp.concatenate([first[None], valid_loss]))
+        state, (train_loss, valid_loss, kept) = jax.lax.scan(epoch, state, jnp.arange(config.epochs))
+        info = TrainInfo(train_loss, jnp.concatenate([first[None], valid_loss]))
+        if config.keep_epochs:
+            return jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), params, kept), info
+        return state.best_params, info
 
     return train

@@ -112,12 +112,15 @@ class Nuisances:
       score: [n, T], outcome model of score.
       cost: [n, T], outcome model of cost.
       fold: [n] int32, the fold whose complement the estimates of a row were fitted on.
+      all_propensity: [n, T], estimated probability of every model, floored or clipped as `propensity`
+        is, 0 where a model was not allowed; None where the log's own propensities are used.
     """
 
     propensity: Array
     score: Array
     cost: Array
     fold: Array
+    all_propensity: Array | None = None
 
 
 @register_dataclass

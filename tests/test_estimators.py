@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jrouter.balancing import balancing_weights
 from jrouter.estimators import (
     ESTIMATORS,
     augmented,
@@ -18,15 +19,31 @@ from jrouter.estimators import (
     doubly_robust,
     inverse_propensity_weight,
     ips,
+    mrdr_row_weight,
+    overlap_row_weight,
+    overlap_tilt,
     self_normalised_weights,
     shrunken_weight,
+    switch_weight,
 )
 from jrouter.logging_policies import confounded, simulate_log
 from jrouter.metrics import utility
+from jrouter.nuisances.crossfit import (
+    OUTCOME_MODELS,
+    PROPENSITY_MODELS,
+    NuisanceConfig,
+    fit_nuisances,
+    fit_outcome,
+    held_out_outcome,
+)
+from jrouter.nuisances.propensity import logistic
+from jrouter.nuisances.ridge import ridge
+from jrouter.splits import split_log
 from jrouter.synthetic import draw_queries, make_world
 from jrouter.types import LoggedData, Nuisances
 
 PROPERTY = settings(max_examples=50, derandomize=True, deadline=None)
+QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 N, T = 30, 4
 SCORED = np.arange(N) % 3 > 0
 
@@ -169,6 +186,50 @@ def test_shrunken_weight_lies_between_direct_and_doubly_robust():
     assert shrunken_weight(jnp.array(0.0), strength=10.0) == 0.0
 
 
+@pytest.mark.parametrize("threshold", [0.5, 1.0, 4.0, 1e6])
+def test_switch_weight_is_its_definition_between_direct_and_doubly_robust(threshold):
+    p = np.array([0.0, 1e-3, 0.2, 0.25, 0.26, 0.9, 1.0])
+    expected = [1 / value if value > 0 and 1 / value <= threshold else 0.0 for value in p]
+    switched = switch_weight(jnp.asarray(p, jnp.float32), threshold=threshold)
+    np.testing.assert_allclose(switched, expected, rtol=1e-6)
+    slope = jax.vmap(jax.grad(lambda one: switch_weight(one, threshold=threshold)))(jnp.asarray(p, jnp.float32))
+    np.testing.assert_allclose(slope, -np.square(expected), rtol=1e-5)
+
+
+def test_overlap_tilt_is_its_definition_and_bounds_the_weights():
+    p = np.random.default_rng(0).dirichlet(np.ones(T) / 2, 50) * 0.999 + 0.001 / T
+    tilt = jax.vmap(overlap_tilt)(jnp.asarray(p, jnp.float32))
+    np.testing.assert_allclose(tilt, [1 / sum(1 / value for value in row) for row in p], rtol=1e-4)
+    assert (np.asarray(tilt)[:, None] / p <= 1 + 1e-4).all()
+    np.testing.assert_allclose(overlap_tilt(jnp.full(T, 1 / T)), 1 / T**2, rtol=1e-6)
+    # Two models: p (1 - p), the overlap weight of Li, Morgan & Zaslavsky.
+    np.testing.assert_allclose(overlap_tilt(jnp.array([0.2, 0.8])), 0.16, rtol=1e-6)
+    assert overlap_tilt(jnp.array([0.0, 0.4, 0.6])) == 0.0
+    assert np.isfinite(jax.grad(overlap_tilt)(jnp.array([0.0, 0.4, 0.6]))).all()
+    assert 0 < float(overlap_tilt(jnp.array([1e-30, 1.0]))) < 1e-29
+
+
+def test_overlap_row_weight_has_mean_1_and_says_what_it_needs():
+    log, nuisances = log_and_nuisances()
+    everyone = replace(nuisances, all_propensity=example(0)[3])
+    weight = overlap_row_weight(everyone, log.row_weight)
+    np.testing.assert_allclose((log.weight * weight).sum() / log.weight.sum(), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(overlap_row_weight(everyone).mean(), 1.0, rtol=1e-5)
+    never = jnp.zeros((N, T)).at[:, 0].set(1.0)
+    np.testing.assert_array_equal(overlap_row_weight(replace(nuisances, all_propensity=never)), 0.0)
+    with pytest.raises(ValueError, match="propensity of every model"):
+        overlap_row_weight(nuisances)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_mrdr_row_weight_is_its_definition(probability):
+    p = np.array([0.01, 0.3, 1.0])
+    got = mrdr_row_weight(jnp.asarray(p, jnp.float32), jnp.full(3, probability))
+    np.testing.assert_allclose(got, probability**2 * (1 - p) / p**2, rtol=1e-5, atol=1e-6)
+    assert mrdr_row_weight(jnp.array(0.0), jnp.array(probability)) == 0.0
+    assert jax.grad(mrdr_row_weight)(0.0, probability) == 0.0
+
+
 # Six rows always, so that it is compiled once; weights of 0 or of a size that float32 can sum.
 amount = st.just(0.0) | st.floats(0.01, 50)
 six_rows = st.lists(st.tuples(st.integers(0, 3), amount, amount), min_size=6, max_size=6)
@@ -222,7 +283,7 @@ def log_and_nuisances():
     score_model, score, model, propensity = example(0)
     cost_model, cost, _, _ = example(1)
     log = LoggedData(
-        x=jnp.zeros((N, 1)),
+        x=jnp.stack([score_model[:, 0], cost_model[:, 0]], axis=1),
         model=model,
         score=score,
         cost=cost,
@@ -242,7 +303,14 @@ def test_counterfactual_scores_are_their_definition(estimator):
         weight = 0 * weight
     elif estimator == "dros":
         weight = 4.0 * weight / (weight**2 + 4.0)
-    elif estimator == "snips":
+    elif estimator == "switch":
+        weight = np.where(weight <= 4.0, weight, 0.0)
+        assert 0 < (weight > 0).sum() < N
+    elif estimator == "balancing":
+        weight = balancing_weights(log.x, log.model, n_models=T, penalty=4.0, row_weight=log.row_weight)
+        weight = np.asarray(weight, np.float64)
+        assert np.ptp(weight[np.asarray(log.model) == 0]) > 0.1
+    elif estimator in ("snips", "sndr"):
         v = np.asarray(log.row_weight, np.float64)
         totals = [sum(v[j] * weight[j] for j in range(N) if log.model[j] == log.model[i]) for i in range(N)]
         weight = weight * v.sum() / np.array(totals)
@@ -267,7 +335,7 @@ def test_unscored_rows_keep_the_direct_score_and_correct_the_cost():
     np.testing.assert_array_equal(other.score, got.score)
 
 
-@pytest.mark.parametrize("estimator", ["dr", "ips"])
+@pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if name not in ("direct", "dros")])
 def test_scores_missing_at_random_given_the_model_do_not_bias(estimator):
     # Model 0 is scored on a quarter of its rows, model 1 on all: counting the others as 0 would cost it most.
     n = 40_000
@@ -285,6 +353,7 @@ def test_scores_missing_at_random_given_the_model_do_not_bias(estimator):
     )
     wrong = jnp.full((n, 2), 0.2)
     nuisances = Nuisances(jnp.full(n, 0.5), wrong, wrong, jnp.zeros(n, jnp.int32))
+    # Nothing to switch off, nothing to balance: weights are 2 for all.
     got = np.asarray(counterfactual_scores(log, nuisances, estimator=estimator).score, np.float64)
     error = got.mean(axis=0) - [0.9, 0.5]
     assert (np.abs(error) < 3 * got.std(axis=0) / np.sqrt(n)).all()
@@ -304,10 +373,10 @@ def confounded_log():
     return table, log, jnp.take_along_axis(propensity, log.model[:, None], axis=1)[:, 0]
 
 
-def standard_errors_off(log, propensity, score, cost, table, estimator="dr"):
+def standard_errors_off(log, propensity, score, cost, table, estimator="dr", strength=10.0):
     """[2 T], mean error of every model's score and cost, in standard errors of that mean."""
     nuisances = Nuisances(propensity, score, cost, jnp.zeros_like(log.model))
-    got = counterfactual_scores(log, nuisances, estimator=estimator)
+    got = counterfactual_scores(log, nuisances, estimator=estimator, strength=strength)
     error = np.concatenate([got.score - table.mean_score, got.cost - table.mean_cost], axis=1).astype(np.float64)
     return error.mean(axis=0) / (error.std(axis=0) / np.sqrt(len(error)))
 
@@ -317,11 +386,132 @@ def wrong_outcomes(table):
     return 1.0 - table.mean_score, 3.0 * table.mean_cost.mean(axis=0) - table.mean_cost
 
 
-@pytest.mark.parametrize("estimator", ["dr", "ips"])
-def test_true_propensities_repair_a_wrong_outcome_model(estimator):
+@pytest.mark.parametrize(("estimator", "strength"), [("dr", 0.0), ("ips", 0.0), ("sndr", 0.0), ("switch", 1e3)])
+def test_true_propensities_repair_a_wrong_outcome_model(estimator, strength):
     table, log, propensity = confounded_log()
-    off = standard_errors_off(log, propensity, *wrong_outcomes(table), table, estimator)
+    off = standard_errors_off(log, propensity, *wrong_outcomes(table), table, estimator, strength)
     assert np.abs(off).max() < 3
+
+
+def test_self_normalised_doubly_robust_ignores_a_factor_and_is_snips_without_outcome_model():
+    table, log, propensity = confounded_log()
+    off = standard_errors_off(log, 0.1 * propensity, *wrong_outcomes(table), table, "sndr")
+    assert np.abs(off).max() < 3
+    assert np.abs(standard_errors_off(log, 0.1 * propensity, *wrong_outcomes(table), table, "dr")).max() > 5
+    zeros = jnp.zeros((log.model.size, 5))
+    nuisances = Nuisances(propensity, zeros, zeros, jnp.zeros_like(log.model))
+    sndr, snips = (counterfactual_scores(log, nuisances, estimator=name) for name in ("sndr", "snips"))
+    np.testing.assert_array_equal(sndr.score, snips.score)
+    np.testing.assert_array_equal(sndr.cost, snips.cost)
+
+
+def test_balancing_repairs_what_the_outcome_model_misses_without_propensities():
+    # Score is linear in x, logging depends on x, and the outcome model says nothing of it.
+    rng = np.random.default_rng(0)
+    n = 4000
+    x = rng.normal(size=(n, 4))
+    model = (rng.random(n) < 1 / (1 + np.exp(-x[:, 0]))).astype(int)
+    mean = np.stack([x[:, 0], 2.0 + x[:, 0] - x[:, 1]], axis=1)
+    score = mean[np.arange(n), model] + rng.normal(size=n)
+    x, score = jnp.asarray(x, jnp.float32), jnp.asarray(score, jnp.float32)
+    log = LoggedData(x, jnp.asarray(model, jnp.int32), score, score, models=("a", "b"))
+    constant = jnp.tile(jnp.array([0.0, 2.0]), (n, 1))
+    nuisances = Nuisances(jnp.full(n, jnp.nan), constant, constant, log.model)
+    score_with = jax.jit(counterfactual_scores, static_argnames="estimator", compiler_options=QUICK)
+    got = score_with(log, nuisances, estimator="balancing", strength=100.0)
+    np.testing.assert_array_equal(got.score, got.cost)
+    error = np.asarray(got.score, np.float64) - mean
+    assert (np.abs(error.mean(axis=0)) < 3 * error.std(axis=0) / np.sqrt(n)).all()
+    naive = np.array([np.asarray(score)[model == t].mean() for t in (0, 1)]) - mean.mean(axis=0)
+    assert naive[0] < -0.3 < 0.3 < naive[1]
+
+
+def test_overlap_rows_weigh_to_the_truth_of_the_overlap_population_with_less_variance():
+    # Far from x = 0 one model is hardly ever asked, and there all do worse.
+    rng = np.random.default_rng(0)
+    n = 20_000
+    x = rng.normal(size=n)
+    every = np.exp(2 * x[:, None] * np.array([1.0, 0.0, -1.0]))
+    every /= every.sum(axis=1, keepdims=True)
+    mean = np.array([0.5, 0.7, 0.9]) - 0.1 * x[:, None] ** 2
+    model = (rng.random(n)[:, None] > every.cumsum(axis=1)).sum(axis=1)
+    score = jnp.asarray(mean[np.arange(n), model] + 0.1 * rng.normal(size=n), jnp.float32)
+    log = LoggedData(x=jnp.asarray(x[:, None], jnp.float32), model=jnp.asarray(model), score=score, cost=score)
+    wrong = jnp.full((n, 3), 0.4)
+    chosen = jnp.asarray(every[np.arange(n), model], jnp.float32)
+    nuisances = Nuisances(chosen, wrong, wrong, log.model, jnp.asarray(every, jnp.float32))
+    scores = np.asarray(counterfactual_scores(log, nuisances).score, np.float64)
+    tilt = 1 / (1 / every).sum(axis=1)
+    truth = tilt @ mean / tilt.sum()
+    influence = np.asarray(overlap_row_weight(nuisances), np.float64)[:, None] * (scores - truth)
+    noise = influence.std(axis=0) / np.sqrt(n)
+    assert (np.abs(influence.mean(axis=0)) < 3 * noise).all()
+    # Another estimand, not the truth over all queries; and a steadier one.
+    assert (truth - mean.mean(axis=0) > 5 * noise).all()
+    assert noise.sum() < 0.7 * scores.std(axis=0).sum() / np.sqrt(n)
+
+
+def test_estimated_propensities_of_all_models_are_kept_for_overlap(monkeypatch):
+    monkeypatch.setitem(OUTCOME_MODELS, "ridge", lambda: ridge(((float("inf"), 1.0),)))
+    monkeypatch.setitem(PROPENSITY_MODELS, "logistic", lambda: logistic((0.1,)))
+    outcome, score, _, _ = example(0, 300)
+    rng = np.random.default_rng(0)
+    # Model 3 was not allowed on the first 50 rows; model 2 was never asked, so that the floor binds.
+    model = jnp.asarray(np.where(rng.random(300) < 0.5, np.where(np.arange(300) < 50, 0, 3), 1), jnp.int32)
+    allowed = jnp.ones((300, T), bool).at[:50, 3].set(False)
+    log = LoggedData(outcome, model, score, jnp.abs(score), allowed=allowed, models=tuple("abcd"))
+    split = split_log([log], seeds=[0], n_folds=2)[0]
+
+    def fit(log):
+        return fit_nuisances(jax.random.key(0), log, split, NuisanceConfig("ridge"))
+
+    got = jax.jit(fit, compiler_options=QUICK)(log)
+    every = np.asarray(got.all_propensity)
+    np.testing.assert_array_equal(every[np.arange(300), model], got.propensity)
+    np.testing.assert_array_equal(every[:50, 3], 0.0)
+    np.testing.assert_allclose(every[:, 2], 0.1 / T, rtol=1e-5)
+    assert np.ptp(every[50:, 3]) > 0.01 and every[50:].min() >= 0.1 / T * (1 - 1e-6)
+    weight = np.asarray(overlap_row_weight(got))
+    assert (weight[:50] == 0).all() and (weight[50:] > 0).all()
+    assert jax.eval_shape(fit, replace(log, propensity=jnp.full(300, 0.5))).all_propensity is None
+
+
+def test_mrdr_fits_the_outcome_model_that_values_its_policy_with_least_variance():
+    # Model 1 always is the policy; its score bends with x, the outcome model cannot, and it was rarely asked
+    # where x is large: there a plain fit is worst and the weights are largest.
+    rng = np.random.default_rng(0)
+    n = 20_000
+    x = rng.uniform(-1, 1, n)
+    p = 0.04 + 0.92 / (1 + np.exp(5 * x))
+    model = (rng.random(n) < p).astype(int)
+    score = np.exp(2 * x) / 4 + 0.1 * rng.normal(size=n)
+    log = LoggedData(
+        x=jnp.asarray(x[:, None], jnp.float32),
+        model=jnp.asarray(model, jnp.int32),
+        score=jnp.asarray(score, jnp.float32),
+        cost=jnp.ones(n),
+        models=("other", "policy"),
+    )
+    logged = jnp.asarray(np.where(model == 1, p, 1 - p), jnp.float32)
+    split, family = split_log([log], seeds=[0], n_folds=2)[0], ridge(((float("inf"), 1e-3),))
+    mrdr = mrdr_row_weight(logged, (log.model == 1).astype(jnp.float32))
+
+    def fit(log):
+        return held_out_outcome(fit_outcome(jax.random.key(0), family, log, split))
+
+    fit = jax.jit(fit, compiler_options=QUICK)
+    squares = {}
+    for name, row_weight in (("plain", None), ("mrdr", mrdr), ("reverse", 1 / (1 + mrdr))):
+        score, cost = fit(replace(log, row_weight=jnp.ones(n) if row_weight is None else row_weight))
+        scores = counterfactual_scores(log, Nuisances(logged, score, cost, split.fold)).score[:, 1]
+        scores = np.asarray(scores, np.float64)
+        truth = np.sinh(2) / 8
+        assert abs(scores.mean() - truth) < 3 * scores.std() / np.sqrt(n)  # each is right on average
+        squares[name] = (scores - truth) ** 2
+    for better, worse in (("mrdr", "plain"), ("mrdr", "reverse")):
+        gain = squares[worse] - squares[better]
+        assert gain.mean() > 3 * gain.std() / np.sqrt(n)
+    assert squares["mrdr"].mean() < 0.8 * squares["plain"].mean()
 
 
 @pytest.mark.parametrize("exponent", [0.0, -0.5])

@@ -1,5 +1,7 @@
 """Networks as outcome models: they learn, dear models as well as cheap ones, and only from scored rows."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,9 @@ PRICE = np.array([1e-4, 1e-3, 1e-2])  # the last is a hundred times dearer than 
 FAMILIES = {
     "mlp": outcome.mlp((32,), TrainConfig(epochs=40, batch_size=32)),
     "mlp_per_model": outcome.mlp_per_model((32,), TrainConfig(epochs=40, batch_size=32)),
+    "mlp_pooled": outcome.mlp_pooled(
+        hidden=(32,), config=TrainConfig(epochs=40, batch_size=32), strengths=((0.1, 0.01),)
+    ),
     "pooled": ridge.pooled(((3.0, 1.0),)),
 }
 
@@ -39,8 +44,8 @@ def logged(seed=0, scored=None):
 def _fit(family):
     def predictions(log, x):
         """[m, 2, T] in the units of score and cost."""
-        outcomes, units = outcomes_of(log, log.x, log.weight)
-        statistics = family.prepare(jax.random.key(0), outcomes, T, N)
+        outcomes, units = outcomes_of(log, log.x, log.weight, family.features)
+        statistics = family.prepare(jax.random.key(0), outcomes, len(log.models), N)
         params = family.assemble(statistics, family.solve(statistics, family.strengths[0]))
         return units.mean + units.deviation * jax.vmap(lambda one: family.predict(params, one))(x)
 
@@ -50,7 +55,7 @@ def _fit(family):
 FIT = {name: _fit(family) for name, family in FAMILIES.items()}
 
 
-@pytest.mark.parametrize("name", ["mlp", "mlp_per_model"])
+@pytest.mark.parametrize("name", ["mlp", "mlp_per_model", "mlp_pooled"])
 def test_networks_learn_dear_models_as_well_as_cheap_ones(name):
     x, score, cost = world(1, TEST)
     predicted = np.asarray(FIT[name](logged(), jnp.asarray(x, jnp.float32)), np.float64)
@@ -106,3 +111,99 @@ def test_constant_and_missing_outcomes_have_finite_units():
     np.testing.assert_allclose(units.mean[0], 0.7, rtol=1e-5)
     np.testing.assert_allclose(units.mean[1, -1], np.asarray(flat.cost).mean(), rtol=1e-5)
     assert np.isfinite(np.asarray(outcomes.observed)).all() and (np.asarray(units.deviation) > 0).all()
+
+
+def family_of_models(n_new, seed=3):
+    """A log of 7 models of which the last has `n_new` rows, their features, and a test set.
+
+    How score and cost depend on the query, and their levels, follow the features: price and family.
+    """
+    rng = np.random.default_rng(seed)
+    price, kind = np.array([-1.5, 0.0, 1.5, -1.5, 0.0, 1.5, 1.2]), np.array([0, 0, 0, 1, 1, 1, 1.0])
+
+    def means(x):
+        slopes = x[:, :1] * (1 - kind) + x[:, 1:2] * kind
+        return 0.5 + 0.1 * price + 0.15 * slopes, 1e-3 * np.exp(price) * (1 + 0.3 * np.tanh(x[:, 2:3]))
+
+    x = rng.normal(size=(N, D))
+    model = np.concatenate([np.full(n_new, 6), rng.integers(0, 6, N - n_new)])
+    score, cost = (part[np.arange(N), model] for part in means(x))
+    score = score + 0.1 * rng.normal(size=N)
+    x_test = rng.normal(size=(TEST, D))
+    x, score, cost, query = (jnp.asarray(part, jnp.float32) for part in (x, score, cost, x_test))
+    log = LoggedData(x, jnp.asarray(model, jnp.int32), score, cost, models=tuple("abcdefg"))
+    return log, np.column_stack([price, kind]), query, np.stack([part[:, 6] for part in means(x_test)], axis=1)
+
+
+@pytest.mark.parametrize("make", ["mlp_pooled", "ridge"])
+@pytest.mark.parametrize("n_new", [0, 5])
+def test_a_new_model_starts_from_its_relatives(make, n_new):
+    log, features, query, truth = family_of_models(n_new)
+
+    def error(features):
+        if make == "ridge":
+            family = ridge.pooled(((0.1, 3.0),), features=features)
+        else:
+            config = TrainConfig(epochs=20, batch_size=32)
+            family = outcome.mlp_pooled(features, hidden=(16,), config=config, strengths=((1.0, 1.0),))
+        predicted = np.asarray(_fit(family)(log, query), np.float64)[..., 6]
+        return np.square(predicted - truth).mean(axis=0) / truth.var(axis=0)
+
+    with_features, without = error(features), error(None)
+    assert (with_features < 0.7 * without).all(), (with_features, without)
+    assert with_features[0] < 0.6, with_features  # it knows how its score depends on the query, not its level alone
+
+
+def test_units_without_features_are_untouched_and_with_them_lean_on_relatives():
+    for n_new in (0, 5):
+        log, features, _, truth = family_of_models(n_new)
+        (_, plain), (_, leaning) = (outcomes_of(log, log.x, log.weight, given) for given in (None, features))
+        # Expected from price and family: within a quarter for cost, whose mean over all models is far off.
+        np.testing.assert_allclose(leaning.mean[1, 6], truth[:, 1].mean(), rtol=0.25)
+        if n_new == 0:
+            assert abs(plain.mean[1, 6] / truth[:, 1].mean() - 1) > 0.4
+        # Models with many rows keep their own mean: 10 rows among about 100 pull it little.
+        np.testing.assert_allclose(leaning.mean[1, :6], plain.mean[1, :6], rtol=0.1)
+        assert np.isfinite(np.asarray(leaning.deviation)).all() and (np.asarray(leaning.deviation) > 0).all()
+
+
+def test_features_from_the_log_are_those_of_the_rows_that_count():
+    log, _, _, _ = family_of_models(5)
+    weight = jnp.asarray(np.arange(N) % 2, jnp.float32)
+    (ours, _) = outcomes_of(log, log.x, weight, outcome.model_features)
+    other, _ = outcomes_of(replace(log, score=log.score + 9.0 * (1 - weight)), log.x, weight, outcome.model_features)
+    np.testing.assert_array_equal(ours.features, other.features)
+    raw = np.asarray(outcome.model_features(log), np.float64)
+    for t in range(7):
+        mine = np.asarray(log.model) == t
+        own, n = np.log(np.asarray(log.cost, np.float64)[mine].mean()), mine.sum()
+        averages = np.mean([np.log(np.asarray(log.cost)[np.asarray(log.model) == s].mean()) for s in range(7)])
+        np.testing.assert_allclose(raw[t, 0], (n * own + 10 * averages) / (n + 10), rtol=1e-4)
+
+
+def test_a_free_log_and_a_silent_one_have_finite_features_and_units():
+    log, features, _, _ = family_of_models(0)
+    for given in (features, outcome.model_features):
+        for weight in (log.weight, jnp.zeros(N)):
+            rows, units = outcomes_of(replace(log, cost=jnp.zeros(N)), log.x, weight, given)
+            assert all(np.isfinite(np.asarray(part)).all() for part in (rows.observed, rows.features, *units))
+            np.testing.assert_array_equal(units.mean[1], 0.0)
+
+
+def test_the_own_penalty_of_pooled_heads_shrinks_them_to_one():
+    log = logged()
+    x = jnp.asarray(world(1, 50)[0], jnp.float32)
+
+    def spread(own):
+        family = outcome.mlp_pooled(None, hidden=(8,), config=TrainConfig(epochs=10), strengths=((0.1, own),))
+
+        def standardised(log):
+            rows, _ = outcomes_of(log, log.x, log.weight)
+            statistics = family.prepare(jax.random.key(0), rows, T, N)
+            params = family.assemble(statistics, family.solve(statistics, family.strengths[0]))
+            return jax.vmap(lambda one: family.predict(params, one))(x)
+
+        predicted = jax.jit(standardised, compiler_options=QUICK)(log)
+        return float(predicted.std(axis=-1).mean())
+
+    assert spread(1e3) < 0.2 * spread(0.0)

@@ -16,6 +16,7 @@ from jrouter.types import LoggedData
 
 N, D, T = 150, 6, 3
 MODEL_SIZE = N  # room for resampled rows, too
+FEATURES = np.array([[-1.0, 0.3], [0.2, -1.1], [0.8, 0.8]], np.float32)  # of the models, mean 0
 INFINITY = float("inf")
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 
@@ -47,7 +48,7 @@ def fit(rows, a, b):
 
 
 def in_float64(rows):
-    x, model, observed, weight = (np.asarray(part, np.float64) for part in rows)
+    x, model, observed, weight = (np.asarray(part, np.float64) for part in rows[:4])
     return x, model.astype(int), observed, np.broadcast_to(weight, observed.shape)
 
 
@@ -171,7 +172,7 @@ def test_a_model_without_rows_predicts_finite_values(family):
     @partial(jax.jit, compiler_options=QUICK)
     def predict(data):
         chosen = family(((INFINITY, 3.0),) if family is ridge.ridge else ((1.0, 3.0),))
-        return held_out_outcome(chosen, fit_outcome(jax.random.key(0), chosen, data, split), data, split)
+        return held_out_outcome(fit_outcome(jax.random.key(0), chosen, data, split))
 
     score, cost = (np.asarray(part) for part in predict(data))
     assert np.isfinite(score).all() and np.isfinite(cost).all()
@@ -212,3 +213,38 @@ def test_strength_is_chosen_as_by_a_loop_over_folds():
     best = error.argmin(axis=0)
     assert best[0] != best[1]  # else choosing one for both would pass
     np.testing.assert_allclose(fitted.strength[:, 1], [ridge.PER_MODEL_STRENGTHS[place][1] for place in best])
+
+
+def test_features_of_models_solve_their_objective():
+    """w_0 + A z_t + v_t as d (1 + f + T) unknowns at once, in float64."""
+    rows, a, b = outcomes(seed=5)._replace(features=jnp.asarray(FEATURES)), 0.5, 3.0
+    ours = fit(rows, a, b)["coefficients"]
+    x, model, observed, weight = in_float64(rows)
+    basis = np.column_stack([np.ones(T), FEATURES, np.eye(T)])
+    penalty = D * np.repeat([a, b], [3 * D, T * D])
+    for output in range(2):
+        gram, moment = np.diag(penalty), np.zeros(len(penalty))
+        for t in range(T):
+            mine, w = model == t, weight[model == t, output]
+            design = np.kron(basis[t], centred(x[mine], w))
+            gram += (design * w[:, None]).T @ design
+            moment += (design * w[:, None]).T @ centred(observed[mine, output], w)
+        unknowns = np.linalg.solve(gram, moment).reshape(-1, D)
+        np.testing.assert_allclose(ours[output], basis @ unknowns, rtol=1e-3, atol=2e-4)
+    plain = fit(rows._replace(features=None), a, b)["coefficients"]
+    assert np.abs(plain - ours).max() > 0.01  # features are not ignored
+    nothing = fit(rows._replace(features=jnp.zeros((T, 2))), a, b)["coefficients"]
+    np.testing.assert_allclose(nothing, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_a_new_model_has_the_slopes_of_its_relatives():
+    rows = outcomes(seed=6)
+    # The last model is new, and like the second in every feature; the first is unlike both.
+    rows = rows._replace(
+        weight=rows.weight * (rows.model[:, None] < T - 1), features=jnp.array([[1.4, 0.0], [-0.7, 0.0], [-0.7, 0.0]])
+    )
+    slopes = fit(rows, 0.1, 3.0)["coefficients"]
+    distance = np.abs(slopes - slopes[:, -1:]).mean(axis=(0, 2))
+    assert distance[1] < 0.5 * distance[0]
+    level = fit(rows, 0.1, 3.0)["intercept"]
+    np.testing.assert_array_equal(level[:, -1], 0.0)  # the units hold it

@@ -13,8 +13,10 @@ from jrouter.methods import (
     constant,
     logging_policy,
     regress_and_compare,
+    rm_auto,
     rm_classification,
     rm_interval,
+    rm_residual,
     rm_softmax,
 )
 from jrouter.policy import Method
@@ -30,4 +32,6 @@ METHODS: dict[str, Callable[..., Method]] = {
     **rm_classification.VARIANTS,
     "rm_softmax": rm_softmax.rm_softmax,
     "rm_interval": rm_interval.rm_interval,
+    **rm_residual.VARIANTS,
+    "rm_auto": rm_auto.rm_auto,
 }

@@ -10,9 +10,10 @@ import jax
 
 from jrouter.features import scale
 from jrouter.metrics import utility
-from jrouter.nuisances.crossfit import fit_outcome
+from jrouter.nuisances.crossfit import CrossFit, fit_outcome
 from jrouter.nuisances.outcome import OutcomeModel
 from jrouter.nuisances.regression import TargetModel, fit_targets
+from jrouter.nuisances.stacking import Stack
 from jrouter.policy import Policy, Problem
 from jrouter.splits import Split
 from jrouter.types import Array, LoggedData
@@ -22,21 +23,30 @@ def plug_in_policy(predict) -> Policy:
     """Policy of a predictor: (params, scaled x) -> standardised [2, T], in units kept with its params."""
 
     def apply(params, x, lam):
-        standard = predict(params["model"], scale(params["scaling"], x))
-        score, cost = params["mean"] + params["deviation"] * standard
+        score, cost = plug_in_outcome(predict, params, x)
         return utility(score, cost, lam)
 
     return Policy(apply)
 
 
-def _folds_needed(family: OutcomeModel | TargetModel, split: Split) -> Split:
+def plug_in_outcome(predict, params, x: Array) -> Array:
+    """[2, T], predicted score and cost of one query [d] by params of `fit_logged` or `fit_all`."""
+    standard = predict(params["model"], scale(params["scaling"], x))
+    return params["mean"] + params["deviation"] * standard
+
+
+def _folds_needed(family: OutcomeModel | Stack | TargetModel, split: Split) -> Split:
     """Folds serve to choose a strength: without a choice, one fit on all rows is enough."""
     return split if len(family.strengths) > 1 else replace(split, n_folds=1)
 
 
-def fit_logged(key: Array, family: OutcomeModel, log: LoggedData, problem: Problem) -> dict[str, Any]:
+def fit_logged(key: Array, family: OutcomeModel | Stack, log: LoggedData, problem: Problem) -> dict[str, Any]:
     """Params of the plug-in rule of an outcome model fitted on the log's own outcomes."""
-    fit = fit_outcome(key, family, log, _folds_needed(family, problem.split))
+    return plug_in_params(fit_outcome(key, family, log, _folds_needed(family, problem.split)))
+
+
+def plug_in_params(fit: CrossFit) -> dict[str, Any]:
+    """Params of the plug-in rule of an outcome model, those fitted on all rows."""
     last = jax.tree.map(lambda leaf: leaf[-1], (fit.params, fit.units))
     return {"model": last[0], "mean": last[1].mean, "deviation": last[1].deviation, "scaling": fit.scaling}
 

@@ -5,7 +5,8 @@ two differ is open there, so several readings are kept:
 
 - baseline_shared: one network for all models, a head each, no weights.
 - baseline_per_model: a network per model, no weights.
-- regress_and_compare_{ridge,pooled,mlp,knn}: one regressor per model (`pooled` shares a part), no weights.
+- regress_and_compare_{ridge,pooled,mlp,knn}: one regressor per model (`pooled` shares a part), no weights;
+  `stacked` is a convex combination of pooled and knn.
 - regress_and_compare_*_ipw: the same, each row weighted by 1 / propensity, in units of its mean.
 
 baseline_per_model and regress_and_compare_mlp are one estimator under two names: read this way, the
@@ -55,11 +56,12 @@ def _reading(outcome: str, inverse_propensity: bool) -> Callable[..., Method]:
     return lambda config=default: regress_and_compare(config)
 
 
+OUTCOMES = (("ridge", "ridge"), ("pooled", "pooled"), ("mlp", "mlp_per_model"), ("knn", "knn"), ("stacked", "stacked"))
 READINGS = {
     "baseline_shared": _reading("mlp", False),
     "baseline_per_model": _reading("mlp_per_model", False),
 } | {
     f"regress_and_compare_{name}{'_ipw' * weighted}": _reading(outcome, weighted)
     for weighted in (False, True)
-    for name, outcome in (("ridge", "ridge"), ("pooled", "pooled"), ("mlp", "mlp_per_model"), ("knn", "knn"))
+    for name, outcome in OUTCOMES
 }

@@ -17,9 +17,16 @@ from jrouter.metrics import masked
 from jrouter.nuisances import neighbours, outcome, propensity, ridge
 from jrouter.nuisances.outcome import OutcomeModel, outcomes_of
 from jrouter.nuisances.propensity import Choices, Clipping, PropensityModel
+from jrouter.nuisances.stacking import Stack, stacking_weights
 from jrouter.splits import Split, rows_by_label
 from jrouter.types import Array, LoggedData, Nuisances
 from jrouter.weighted import weighted_mean
+
+
+def stacked() -> Stack:
+    """The default stack: what is linear in the query, partly shared by all models, and what is local."""
+    return Stack({"pooled": ridge.pooled(), "knn": neighbours.knn()})
+
 
 OUTCOME_MODELS = {
     "ridge": ridge.ridge,
@@ -27,6 +34,7 @@ OUTCOME_MODELS = {
     "mlp": outcome.mlp,
     "mlp_per_model": outcome.mlp_per_model,
     "knn": neighbours.knn,
+    "stacked": stacked,
 }
 PROPENSITY_MODELS = {"logistic": propensity.logistic, "mlp": propensity.mlp}
 
@@ -58,15 +66,20 @@ class CrossFit(NamedTuple):
       params: leading axis K + 1, the last fitted on all rows.
       units: of outcomes, leading axis K + 1; None for propensities.
       scaling: of embeddings, from all rows (no outcome enters).
-      strength: chosen strength, for score and for cost where the family is an outcome model.
+      strength: chosen strength, for score and for cost where the family is an outcome model; of a stack,
+        {"parts": strengths of each family, "weight": [2, M]}.
       error: [P, ...] held-out error of each candidate (zeros where there was no choice).
+      predicted: [n, 2, T], cross-fitted score and cost of each row; None for propensities.
+      parts: fits of the families of a stack, by name; None for a single family.
     """
 
     params: Any
     units: Any
     scaling: dict[str, Array]
-    strength: Array
+    strength: Any
     error: Array
+    predicted: Any = None
+    parts: Any = None
 
 
 def fold_weights(log: LoggedData, split: Split) -> Array:
@@ -106,20 +119,25 @@ def _at(tree: Any, index) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def _predictor(family: OutcomeModel):
+def _predictor(family: OutcomeModel | Stack):
     """((params, units), scaled x) -> [2, T] in the units of score and cost."""
     return lambda fit, x: fit[1].mean + fit[1].deviation * family.predict(fit[0], x)
 
 
-def fit_outcome(key: Array, family: OutcomeModel, log: LoggedData, split: Split) -> CrossFit:
+def fit_outcome(
+    key: Array, family: OutcomeModel | Stack, log: LoggedData, split: Split, *, strength: Any = None
+) -> CrossFit:
     """Fits an outcome model on each fold's complement and on all rows.
 
     Args:
       key: for families that need one.
-      family: e.g. `ridge.pooled()`.
+      family: e.g. `ridge.pooled()`, or a `Stack` of several.
       log: n rows.
       split: folds.
+      strength: `CrossFit.strength` of another fit of this family, to be used instead of choosing.
     """
+    if isinstance(family, Stack):
+        return _fit_stack(key, family, log, split, strength)
     scaling = fit_scaling(log.x, log.weight)
     x = scale(scaling, log.x)
     weights = fold_weights(log, split)
@@ -141,11 +159,14 @@ def fit_outcome(key: Array, family: OutcomeModel, log: LoggedData, split: Split)
         solution = solve(statistics, strength)
         fit = assemble(statistics, solution), units
         predicted = held_out(_predictor(family), fit, x, split, only_first=family.shared_work)
-        logged = jnp.take_along_axis(predicted, log.model[:, None, None], axis=2)[..., 0]
-        residual = (logged - observed) / _at(units, -1).deviation[:, log.model].T
+        residual = (_at_logged(predicted, log) - observed) / _at(units, -1).deviation[:, log.model].T
         return solution, weighted_mean(residual**2, row_weight)
 
-    if len(family.strengths) > 1 and split.n_folds > 1:
+    error = jnp.zeros((1, 2))
+    if strength is not None:
+        solutions = [solve(statistics, strength[output]) for output in (0, 1)]
+        solution = jax.vmap(family.choose)(*solutions)
+    elif len(family.strengths) > 1 and split.n_folds > 1:
         solutions, error = jax.lax.map(
             attempt, family.strengths, batch_size=len(family.strengths) if family.shared_work else 1
         )
@@ -153,20 +174,54 @@ def fit_outcome(key: Array, family: OutcomeModel, log: LoggedData, split: Split)
         solution = jax.vmap(family.choose)(_at(solutions, best[0]), _at(solutions, best[1]))
         strength = family.strengths[best]
     else:
-        error = jnp.zeros((1, 2))
         strength = jnp.stack([family.strengths[len(family.strengths) // 2]] * 2)
         solution = solve(statistics, strength[0])
     params = assemble(statistics, solution)
-    return CrossFit(params, units, scaling, strength, error)
+    predicted = held_out(_predictor(family), (params, units), x, split)
+    return CrossFit(params, units, scaling, strength, error, predicted)
 
 
-def held_out_outcome(family: OutcomeModel, fit: CrossFit, log: LoggedData, split: Split) -> tuple[Array, Array]:
+def _at_logged(predicted: Array, log: LoggedData) -> Array:
+    """[n, 2], predictions [n, 2, T] for the models that were logged."""
+    return jnp.take_along_axis(predicted, log.model[:, None, None], axis=2)[..., 0]
+
+
+def _fit_stack(key: Array, stack: Stack, log: LoggedData, split: Split, strength: Any) -> CrossFit:
+    """Fits every family of a stack, then their weights on the rows that each of their fits held out."""
+    keys = jax.random.split(key, len(stack.families))
+    fits = {
+        name: fit_outcome(key, family, log, split, strength=None if strength is None else strength["parts"][name])
+        for key, (name, family) in zip(keys, stack.families.items(), strict=True)
+    }
+    # All families have the same units: those of the rows, around each model's mean.
+    units, scaling = next((fit.units, fit.scaling) for fit in fits.values())
+    if strength is None:
+        mean, deviation = (part[:, log.model].T for part in _at(units, -1))
+        predicted = jnp.stack([(_at_logged(fit.predicted, log) - mean) / deviation for fit in fits.values()])
+        observed = (jnp.stack([log.score, log.cost], axis=1) - mean) / deviation
+        row_weight = jnp.stack([log.score_weight, log.weight], axis=1)
+        weight = jax.vmap(stacking_weights, in_axes=(2, 1, 1))(predicted, observed, row_weight)
+    else:
+        weight = strength["weight"]
+    # A family's prediction around its fold's mean, weighted; the same algebra as `Stack.predict`.
+    fold_mean = units.mean[split.fold] if split.n_folds > 1 else units.mean[jnp.zeros_like(split.fold)]
+    around = jnp.stack([fit.predicted - fold_mean for fit in fits.values()])
+    predicted = fold_mean + jnp.einsum("om,mnot->not", weight, around)
+    n_fits = units.mean.shape[0]
+    parts = {name: fit.params for name, fit in fits.items()}
+    params = {"parts": parts, "weight": jnp.broadcast_to(weight, (n_fits, *weight.shape))}
+    chosen = {"parts": {name: fit.strength for name, fit in fits.items()}, "weight": weight}
+    return CrossFit(params, units, scaling, chosen, jnp.zeros((1, 2)), predicted, fits)
+
+
+def held_out_outcome(fit: CrossFit) -> tuple[Array, Array]:
     """Cross-fitted score [n, T] and cost [n, T] of the rows that `fit` was fitted on."""
-    predicted = held_out(_predictor(family), (fit.params, fit.units), scale(fit.scaling, log.x), split)
-    return predicted[:, 0], predicted[:, 1]
+    return fit.predicted[:, 0], fit.predicted[:, 1]
 
 
-def fit_propensity(key: Array, family: PropensityModel, log: LoggedData, split: Split) -> CrossFit:
+def fit_propensity(
+    key: Array, family: PropensityModel, log: LoggedData, split: Split, *, strength: Any = None
+) -> CrossFit:
     """Fits a propensity model on each fold's complement and on all rows.
 
     Args:
@@ -174,7 +229,10 @@ def fit_propensity(key: Array, family: PropensityModel, log: LoggedData, split: 
       family: e.g. `propensity.logistic()`.
       log: n rows.
       split: folds.
+      strength: `CrossFit.strength` of another fit of this family, to be used instead of choosing.
     """
+    if strength is not None:
+        family = family._replace(strengths=jnp.asarray(strength)[None])
     scaling = fit_scaling(log.x, log.weight)
     allowed = jnp.ones((log.model.shape[0], len(log.models)), bool) if log.allowed is None else log.allowed
     choices = Choices(scale(scaling, log.x), log.model, allowed)
@@ -226,22 +284,41 @@ def fit_nuisances(key: Array, log: LoggedData, split: Split, config: NuisanceCon
     """
     key_outcome, key_propensity = jax.random.split(key)
     family = OUTCOME_MODELS[config.outcome]()
-    score, cost = held_out_outcome(family, fit_outcome(key_outcome, family, log, split), log, split)
+    score, cost = held_out_outcome(fit_outcome(key_outcome, family, log, split))
+    chosen, every = cross_fitted_propensity(key_propensity, log, split, config)
+    return Nuisances(chosen, score, cost, split.fold, every)
+
+
+def cross_fitted_propensity(
+    key: Array, log: LoggedData, split: Split, config: NuisanceConfig, *, strength: Any = None
+) -> tuple[Array, Array | None]:
+    """Probability of the logged model [n] and of every model [n, T], after the floor or clipping.
+
+    The log's own, unclipped and for the logged model alone, where it has them.
+
+    Args:
+      key: for families that need one.
+      log: n rows.
+      split: folds.
+      config: family and clipping.
+      strength: of regularisation, to be used instead of choosing.
+    """
     if log.propensity is not None:
-        chosen = log.propensity
-    else:
-        choice = PROPENSITY_MODELS[config.propensity]()
-        chosen = held_out_propensity(choice, fit_propensity(key_propensity, choice, log, split), log, split)
-        chosen = _clip_by_fold(chosen, log, split, config.clipping)
-    return Nuisances(chosen, score, cost, split.fold)
+        return log.propensity, None
+    family = PROPENSITY_MODELS[config.propensity]()
+    fit = fit_propensity(key, family, log, split, strength=strength)
+    every = _clip_by_fold(held_out_propensities(family, fit, log, split), log, split, config.clipping)
+    chosen = jnp.take_along_axis(every, log.model[:, None], axis=1)[:, 0]
+    return chosen, every if log.allowed is None else jnp.where(log.allowed, every, 0.0)
 
 
-def _clip_by_fold(chosen: Array, log: LoggedData, split: Split, clipping: Clipping) -> Array:
-    """Clips each row by the percentiles of the other folds (of all rows without folds)."""
+def _clip_by_fold(every: Array, log: LoggedData, split: Split, clipping: Clipping) -> Array:
+    """Clips each row [T] by the percentiles of the other folds' logged models (of all rows without folds)."""
     n_models = len(log.models)
+    chosen = jnp.take_along_axis(every, log.model[:, None], axis=1)[:, 0]
 
     def of_fold(weight):
-        return propensity.clip(chosen, clipping, n_models=n_models, training=chosen, training_weight=weight)
+        return propensity.clip(every, clipping, n_models=n_models, training=chosen, training_weight=weight)
 
     clipped = jax.vmap(of_fold)(fold_weights(log, split))
-    return jnp.take_along_axis(clipped, split.fold[None], axis=0)[0] if split.n_folds > 1 else clipped[0]
+    return clipped[split.fold, jnp.arange(log.model.shape[0])] if split.n_folds > 1 else clipped[0]

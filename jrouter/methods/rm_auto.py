@@ -1,0 +1,251 @@
+"""rm_auto: the simplest of several rules unless the log supports another. The package's default.
+
+Candidates, from simple to complex:
+
+    logging_policy   keep what wrote the log (its observed outcomes are its value)
+    best_single      one model per lambda
+    ridge, pooled, knn, stacked   plug-in rules: predict score and cost, take the best utility
+    rm_residual      regret training from the stacked plug-in rule
+
+One evaluator for all: the doubly robust value, a mean over lambdas, of decisions on rows that nothing
+which made the decision has seen. Per fold, every candidate is fitted again on the other folds, and for
+rm_residual so are the nuisances that its training scores are made of, cross-fitted within these. What is
+taken from all rows is what cross-validation chose: strengths of regularisation, and the stack's weights.
+
+The incumbent is the first candidate; each next one replaces it if its value is more than `support`
+standard errors of the paired difference above it. `params["evidence"]` says what was found; `explain`
+prints it.
+
+Source: arXiv 2505.16037 for what the candidates are made of; the choice is ours.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jrouter.chunks import map_rows
+from jrouter.estimators import counterfactual_scores
+from jrouter.inference import standard_error
+from jrouter.methods.best_single import best_single
+from jrouter.methods.logging_policy import LoggingPolicyConfig, logging_policy
+from jrouter.methods.plug_in import plug_in_params, plug_in_policy
+from jrouter.methods.rm_residual import RmResidualConfig, corrected_outcome, fit_residual, residual_policy
+from jrouter.metrics import decide, expected, utility
+from jrouter.nuisances.crossfit import (
+    OUTCOME_MODELS,
+    PROPENSITY_MODELS,
+    NuisanceConfig,
+    cross_fitted_propensity,
+    fit_outcome,
+    fit_propensity,
+    fold_weights,
+    held_out_outcome,
+)
+from jrouter.policy import Method, Policy, Problem
+from jrouter.splits import rows_by_label
+from jrouter.types import Array, LoggedData, Nuisances
+from jrouter.weighted import weighted_mean
+
+SIMPLE = ("logging_policy", "best_single")
+
+
+@dataclass(frozen=True)
+class RmAutoConfig:
+    """What is chosen from, and how.
+
+    Attributes:
+      candidates: from simple to complex; the first is the incumbent. Names of `SIMPLE`, of outcome
+        models, "stacked", and "rm_residual".
+      support: standard errors by which a candidate must beat the incumbent.
+      strength: of the shrinkage of the evaluator's weights: 1,000 leaves those of most rows nearly as they
+        are and bounds the largest by 16; infinity is plain doubly robust.
+      propensity: family of the logging policy's model, one of `crossfit.PROPENSITY_MODELS`.
+      residual: how rm_residual is trained.
+    """
+
+    candidates: tuple[str, ...] = (*SIMPLE, "pooled", "stacked", "rm_residual")
+    support: float = 0.5
+    strength: float = 1000.0
+    propensity: str = "logistic"
+    residual: RmResidualConfig = field(default_factory=RmResidualConfig)
+
+    def __post_init__(self):
+        known = (*SIMPLE, *OUTCOME_MODELS, "rm_residual")
+        for name in self.candidates:
+            if name not in known:
+                raise ValueError(f"unknown candidate {name!r}: expected some of {', '.join(known)}")
+        if not self.candidates:
+            raise ValueError("no candidates: name at least one")
+
+
+def without_fold(problem: Problem, number: Array) -> Problem:
+    """The problem as if the rows of one fold did not exist: they weigh nothing, and are the last fold."""
+    split, log = problem.split, problem.log
+    rest = replace(log, row_weight=jnp.where(split.fold == number, 0.0, log.weight))
+    # Families that try strengths on the first fold alone must find rows there.
+    rotated = replace(split, fold=(split.fold - number - 1) % split.n_folds)
+    return replace(problem, log=rest, split=rotated)
+
+
+def choose(rows: Array, weight: Array, group: Array | None, *, support: float) -> dict[str, Array]:
+    """The last of M candidates, from simple to complex, that the log supports against its predecessor.
+
+    Args:
+      rows: [M, n], contribution of each row to each candidate's value.
+      weight: [n], row weights.
+      group: [n], rows that are not independent, or None.
+      support: standard errors of the paired difference by which the incumbent must be beaten.
+
+    Returns:
+      {"chosen": index, "value": [M], "error": [M], and of each candidate when its turn came: "incumbent":
+      [M] whom it had to beat, "gain": [M] over it and "gain_error": [M]}.
+
+    >>> rows = jnp.array([[0., 0., 0., 0.], [1., 1., 1., 1.], [1., 2., 0., 1.]])
+    >>> int(choose(rows, jnp.ones(4), None, support=1.)["chosen"])
+    1
+    """
+    value, error = weighted_mean(rows.T, weight), standard_error(rows, weight, group=group)
+    chosen, record = jnp.int32(0), [(jnp.int32(0), jnp.zeros(()), jnp.zeros(()))]
+    for place in range(1, rows.shape[0]):
+        difference = rows[place] - rows[chosen]
+        gain, gain_error = weighted_mean(difference, weight), standard_error(difference, weight, group=group)
+        record.append((chosen, gain, gain_error))
+        chosen = jnp.where(gain > support * gain_error, place, chosen).astype(jnp.int32)
+    incumbent, gains, gain_errors = (jnp.stack(part) for part in zip(*record, strict=True))
+    return {
+        "chosen": chosen,
+        "value": value,
+        "error": error,
+        "incumbent": incumbent,
+        "gain": gains,
+        "gain_error": gain_errors,
+    }
+
+
+def rm_auto(config: RmAutoConfig = RmAutoConfig()) -> Method:
+    """The simplest candidate unless the log supports another."""
+    residual = config.residual
+    plug_ins = tuple(name for name in config.candidates if name in OUTCOME_MODELS)
+    families = {name: OUTCOME_MODELS[name]() for name in dict.fromkeys((residual.outcome, *plug_ins))}
+    chooser = PROPENSITY_MODELS[config.propensity]()
+    propensities = NuisanceConfig(propensity=config.propensity)
+    policies = {
+        "logging_policy": logging_policy(LoggingPolicyConfig(config.propensity)).policy,
+        "best_single": best_single().policy,
+        **{name: plug_in_policy(families[name].predict) for name in plug_ins},
+        "rm_residual": residual_policy(residual),
+    }
+
+    def fit(key: Array, problem: Problem) -> dict[str, Any]:
+        if problem.split.n_folds < 2:
+            raise ValueError("rm_auto chooses by held-out value: split the log in two folds or more")
+        log, split, lambdas = problem.log, problem.split, problem.lambdas
+        key_outcome, key_propensity, key_residual = jax.random.split(key, 3)
+        stack = fit_outcome(key_outcome, families[residual.outcome], log, split)
+        fits = {residual.outcome: stack, **(stack.parts or {})}
+        for name in plug_ins:
+            if name not in fits:
+                fits[name] = fit_outcome(key_outcome, families[name], log, split)
+        logging = fit_propensity(key_propensity, chooser, log, split)
+
+        nuisances = Nuisances(problem.nuisances.propensity, *held_out_outcome(stack), split.fold)
+        estimator = "dr" if math.isinf(config.strength) else "dros"
+        scores = counterfactual_scores(log, nuisances, estimator=estimator, strength=config.strength)
+
+        def contributions(predicted: Array) -> Array:
+            """[n], mean over lambdas of what each row's decision by `predicted` [n, 2, T] is worth."""
+
+            def of_row(predicted, score, cost):
+                def at(lam):
+                    choice = decide(utility(predicted[0], predicted[1], lam))
+                    return expected(choice, utility(score, cost, lam))
+
+                return jax.vmap(at)(lambdas).mean()
+
+            return map_rows(lambda row: of_row(*row), (predicted, scores.score, scores.cost))
+
+        def nested(number: Array) -> tuple[Array, dict[str, Any]]:
+            """rm_residual without a fold: what it corrects on that fold's rows [fold_size, 2, T], and its networks."""
+            inner = without_fold(problem, number)
+            rest, folds, family = inner.log, inner.split, families[residual.outcome]
+            plug_in = fit_outcome(key_outcome, family, rest, folds, strength=stack.strength)
+            tuned = logging.strength
+            chosen, _ = cross_fitted_propensity(key_propensity, rest, folds, propensities, strength=tuned)
+            inner = replace(inner, nuisances=replace(nuisances, propensity=chosen))
+            params = fit_residual(key_residual, inner, plug_in, residual)
+            corrected = map_rows(lambda x: corrected_outcome(residual, params, x), log.x[fold_rows[number]])
+            return corrected, {name: part for name, part in params.items() if name != "plug_in"}
+
+        # One label more than folds: it has no rows.
+        fold_rows, present = rows_by_label(split.fold, n_labels=split.n_folds + 1, size=split.fold_size)
+        both = jnp.stack([scores.score, scores.cost], axis=1)
+        params: dict[str, Any] = {}
+        rows = {}
+        for name in config.candidates:
+            if name == "logging_policy":
+                last = jax.tree.map(lambda leaf: leaf[-1], logging.params)
+                params[name] = {"model": last, "scaling": logging.scaling}
+                rows[name] = observed_utility(log, nuisances, lambdas)
+            elif name == "best_single":
+                means = jax.vmap(lambda weight: weighted_mean(both, weight))(fold_weights(log, split))
+                params[name] = {"score": means[-1, 0], "cost": means[-1, 1]}
+                rows[name] = contributions(means[split.fold])
+            elif name == "rm_residual":
+                # Once more without leaving any fold out: the same program gives the candidate itself.
+                by_fold, trained = jax.lax.map(nested, jnp.arange(split.n_folds + 1))
+                places = jnp.where(present, fold_rows, log.model.shape[0])
+                predicted = jnp.zeros_like(stack.predicted).at[places].set(by_fold, mode="drop")
+                params[name] = {"plug_in": plug_in_params(stack), **jax.tree.map(lambda leaf: leaf[-1], trained)}
+                rows[name] = contributions(predicted)
+            else:
+                params[name] = plug_in_params(fits[name])
+                rows[name] = contributions(fits[name].predicted)
+        by_candidate = jnp.stack([rows[name] for name in config.candidates])
+        return params | {"evidence": choose(by_candidate, log.weight, log.group, support=config.support)}
+
+    def held(params: dict[str, Any]) -> list[str]:
+        return [name for name in config.candidates if name in params]
+
+    def apply(params: dict[str, Any], x: Array, lam: Array) -> Array:
+        names = held(params)
+        if len(names) == 1:  # a settled router
+            return policies[names[0]].apply(params[names[0]], x, lam)
+        branches = [lambda x, lam, name=name: policies[name].apply(params[name], x, lam) for name in names]
+        return jax.lax.switch(params["evidence"]["chosen"], branches, x, lam)
+
+    def draws(params: dict[str, Any]) -> Array:
+        return jnp.array([name == "logging_policy" for name in config.candidates])[params["evidence"]["chosen"]]
+
+    def settle(params: dict[str, Any]) -> dict[str, Any]:
+        chosen = config.candidates[int(params["evidence"]["chosen"])]
+        return {chosen: params[chosen], "evidence": params["evidence"]}
+
+    def explain(params: dict[str, Any]) -> str:
+        found = jax.tree.map(np.asarray, params["evidence"])
+        lines = ["held-out value x 100, mean over lambdas (± standard error)"]
+        for place, name in enumerate(config.candidates):
+            line = f"  {name:<16}{100 * found['value'][place]:8.2f} ± {100 * found['error'][place]:.2f}"
+            if place:
+                rival = config.candidates[int(found["incumbent"][place])]
+                gain, error = 100 * found["gain"][place], 100 * found["gain_error"][place]
+                taken = "taken" if gain > config.support * error else "not supported"
+                line += f"   {gain:+.2f} ± {error:.2f} against {rival}: {taken}"
+            lines.append(line)
+        rule = f"a candidate is taken if its gain is more than {config.support:g} standard errors"
+        return "\n".join([*lines, f"chosen: {config.candidates[int(found['chosen'])]} ({rule})"])
+
+    return Method(fit, Policy(apply, stochastic=draws), config, settle=settle, explain=explain)
+
+
+def observed_utility(log: LoggedData, nuisances: Nuisances, lambdas: Array) -> Array:
+    """[n], mean over lambdas of what each row's logged model was worth: the logging policy's own value.
+
+    Where an answer was not scored, its prediction stands in, and the others are weighted up for it.
+    """
+    certain = counterfactual_scores(log, replace(nuisances, propensity=jnp.ones_like(nuisances.propensity)))
+    logged = [jnp.take_along_axis(part, log.model[:, None], axis=1)[:, 0] for part in (certain.score, certain.cost)]
+    return utility(logged[0], logged[1], lambdas.mean())
