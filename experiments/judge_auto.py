@@ -497,9 +497,17 @@ def print_judgement(path: Path) -> None:
 
     print("\nloss to the best comparator in hindsight, points, with 95% interval")
     lines = [
-        [label(c), str(c.seeds), c.best, points(c.loss), points(c.loss_by_seed), _counted(c.chosen)] for c in cells
+        [
+            label(c),
+            str(c.seeds),
+            f"{c.best} of {len(c.differences)}",
+            points(c.loss),
+            points(c.loss_by_seed),
+            _counted(c.chosen),
+        ]
+        for c in cells
     ]
-    print(text_table(["cell", "seeds", "best", "loss", "loss, best of each seed", "chosen"], lines))
+    print(text_table(["cell", "seeds", "best, of how many", "loss", "loss, best of each seed", "chosen"], lines))
 
     print("\ntargets")
     for n, here, loss, by_seed in hindsight(cells):

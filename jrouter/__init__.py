@@ -47,15 +47,15 @@ from jrouter.types import BenchmarkTable, CounterfactualScores, LoggedData, Nuis
 __version__ = "0.1.0"
 
 __all__ = [
-    "METHODS",
     "BenchmarkTable",
     "CheckpointError",
     "CounterfactualScores",
     "DataError",
     "LoggedData",
+    "METHODS",
     "Method",
-    "Nuisances",
     "NuisanceConfig",
+    "Nuisances",
     "Policy",
     "Problem",
     "Router",

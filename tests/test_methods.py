@@ -15,13 +15,15 @@ from jrouter.methods.best_single import best_single
 from jrouter.methods.carrot import PREDICTORS
 from jrouter.methods.constant import cheapest
 from jrouter.methods.regret_training import RouterConfig
+from jrouter.methods.rm_auto import RmAutoConfig
 from jrouter.methods.rm_classification import RmClassificationConfig
 from jrouter.methods.rm_interval import HEADS, RmIntervalConfig, knots_of, rm_interval
 from jrouter.methods.rm_softmax import RmSoftmaxConfig, rm_softmax
 from jrouter.metrics import utility
 from jrouter.networks import RouterNetwork, UtilityNetwork
-from jrouter.nuisances import outcome, regression, ridge
+from jrouter.nuisances import neighbours, outcome, regression, ridge
 from jrouter.nuisances.crossfit import OUTCOME_MODELS
+from jrouter.nuisances.stacking import Stack
 from jrouter.policy import Method, Problem, evaluate
 from jrouter.splits import split_log
 from jrouter.train import TrainConfig
@@ -47,6 +49,8 @@ def small_families():
             patch.setitem(OUTCOME_MODELS, name, lambda family=family: family(SMALL["hidden"], train))
         patch.setitem(OUTCOME_MODELS, "ridge", lambda: ridge.ridge(((float("inf"), 3.0),)))
         patch.setitem(OUTCOME_MODELS, "pooled", lambda: ridge.pooled(((3.0, 10.0),)))
+        small = Stack({"pooled": ridge.pooled(((3.0, 10.0),)), "knn": neighbours.knn((3.0, 5.0))})
+        patch.setitem(OUTCOME_MODELS, "stacked", lambda: small)
         patch.setitem(PREDICTORS, "mlp", lambda: regression.mlp(SMALL["hidden"], train))
         yield
 
@@ -56,6 +60,8 @@ def method_of(name) -> Method:
     config = METHODS[name]().config
     if isinstance(config, RouterConfig):
         config = replace(config, **SMALL)
+    if isinstance(config, RmAutoConfig):
+        config = replace(config, residual=replace(config.residual, **SMALL))
     if isinstance(config, RmIntervalConfig):
         config = replace(config, joint_epochs=1, knots=KNOTS)
     return METHODS[name](config)
@@ -116,7 +122,7 @@ def test_the_names_are_those_that_were_promised():
         *(f"regress_and_compare_{name}{suffix}" for name in regressors for suffix in ("", "_ipw")),
         *("carrot_mlp", "carrot_knn", "causal_carrot_mlp", "causal_carrot_knn", "cf_regression"),
         *(f"rm_classification_{labels}" for labels in ("hard_dr", "hard_regressed", "cost_weighted")),
-        *("rm_softmax", "rm_interval"),
+        *("rm_softmax", "rm_interval", "rm_residual", "rm_conditioned", "rm_auto"),
     }
 
 
@@ -128,7 +134,7 @@ def test_only_carrot_has_full_feedback():
 def test_a_name_and_its_configuration_rebuild_the_method(name):
     config = METHODS[name]().config
     again = METHODS[name](type(config)(**{field.name: getattr(config, field.name) for field in fields(config)}))
-    assert again.config == config and again.policy.stochastic == METHODS[name]().policy.stochastic
+    assert again.config == config and callable(again.policy.stochastic) == (name == "rm_auto")
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -140,7 +146,7 @@ def test_every_method_fits_and_chooses_from_the_pool_at_any_lambda(name):
     np.testing.assert_allclose(whole.sum(axis=-1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(pool.sum(axis=-1), 1.0, rtol=1e-5)
     assert (np.asarray(pool)[..., ~np.asarray(MASK)] == 0).all()
-    if not METHODS[name]().policy.stochastic:
+    if METHODS[name]().policy.stochastic is False:
         best = np.where(MASK, values, -np.inf).argmax(axis=-1)
         np.testing.assert_array_equal(np.asarray(pool).argmax(axis=-1), best)
         assert set(np.unique(whole)) == {0.0, 1.0}

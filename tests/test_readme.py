@@ -22,8 +22,10 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     scope: dict = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), scope)
-    printed = capsys.readouterr().out.split()
-    assert printed[0] in log.models
+    explanation, answers = capsys.readouterr().out.split("chosen: ")
+    assert "logging_policy" in explanation
+    # The line that says what was chosen, then one model for one query.
+    assert answers.splitlines()[1] in log.models
     # An error of 0 is right where both choose the same model for every query.
     assert bool(jnp.isfinite(scope["gain"]).all()) and bool((scope["standard_error"] >= 0).all())
     assert bool((scope["standard_error"] > 0).any())

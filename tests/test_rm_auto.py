@@ -136,7 +136,7 @@ def test_corrected_utilities_are_affine_in_lambda():
         x = problem(signal=0.2).log.x[0]
         low, middle, high = (method.policy.apply(params, x, lam) for lam in (0.0, 50.0, 100.0))
         np.testing.assert_allclose(middle, 0.5 * (low + high), rtol=1e-4, atol=1e-6)
-        assert np.abs(np.asarray(high - low)).max() > 1e-4
+        assert np.abs(np.asarray(high - low)).max() > 1e-5  # lambda matters
 
 
 def test_margins_are_between_the_best_two():

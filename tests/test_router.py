@@ -261,7 +261,7 @@ def test_fit_refuses_full_feedback_and_unknown_names():
     with pytest.raises(ValueError, match="unknown method 'best': expected one of random, .*rm_interval"):
         Router.fit(log(), method="best")
     with pytest.raises(ValueError, match="'rm_softmax' has no setting 'temprature': expected one of .*temperature"):
-        Router.fit(log(), config={"temprature": 2.0})
+        Router.fit(log(), method="rm_softmax", config={"temprature": 2.0})
 
 
 @pytest.mark.parametrize(

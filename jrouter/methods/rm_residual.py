@@ -179,9 +179,17 @@ def rm_residual(config: RmResidualConfig = RmResidualConfig()) -> Method:
     return Method(fit, residual_policy(config), config)
 
 
-def _with(plug_in: bool) -> Callable[..., Method]:
-    default = RmResidualConfig(plug_in=plug_in)
+def _with(default: RmResidualConfig) -> Callable[..., Method]:
     return lambda config=default: rm_residual(config)
 
 
-VARIANTS = {"rm_residual": _with(True), "rm_conditioned": _with(False)}
+# Without a start there is all to learn: as large and as long as a router of one lambda, on its scores.
+_PLAIN = RouterConfig()
+_FROM_NOTHING = RmResidualConfig(
+    plug_in=False,
+    strength=_PLAIN.strength,
+    hidden=_PLAIN.hidden,
+    epochs=_PLAIN.epochs,
+    weight_decay=_PLAIN.weight_decay,
+)
+VARIANTS = {"rm_residual": _with(RmResidualConfig()), "rm_conditioned": _with(_FROM_NOTHING)}

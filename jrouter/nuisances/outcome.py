@@ -21,8 +21,11 @@ from jrouter.weighted import model_means, weighted_mean
 
 POOLED_STRENGTHS = ((10.0, 3.0), (30.0, 3.0))
 
-PSEUDO_ROWS = 10.0
-"""How many rows the prediction from a model's features counts as, beside the rows the model has."""
+PSEUDO_ROWS = (10.0, 2.0)
+"""How many rows a model's features count as, beside the rows it has, in its mean score and its mean cost.
+
+Scores of one model differ more than mean scores of models do; with costs it is the other way round.
+"""
 
 ModelFeatures = Array | Callable[[LoggedData], Array] | None
 """[T, f] features of models (price, size, family), or a function of the training rows that gives them."""
@@ -81,7 +84,7 @@ class OutcomeModel(NamedTuple):
 def model_features(log: LoggedData) -> Array:
     """[T, 2], log of the mean cost and mean score of each model, by the rows of a log.
 
-    Shrunken towards the average model as if by `PSEUDO_ROWS` more rows: a model without rows is average.
+    Shrunken towards the average model as if it had `PSEUDO_ROWS` more rows: a model without rows is average.
 
     >>> log = LoggedData(jnp.eye(2), jnp.array([0, 0]), jnp.ones(2), jnp.ones(2), models=("old", "new"))
     >>> model_features(log)
@@ -90,16 +93,17 @@ def model_features(log: LoggedData) -> Array:
     """
     n_models = len(log.models)
 
-    def shrunken(values, weight, transform):
+    def shrunken(values, weight, more_rows, transform):
         rows = jax.ops.segment_sum(weight, log.model, num_segments=n_models)
         means = model_means(values, log.model, weight, n_models=n_models)
         means = transform(jnp.where(rows > 0, means, 1.0))
         average = weighted_mean(means, rows > 0)
-        return (jnp.where(rows > 0, rows * means, 0.0) + PSEUDO_ROWS * average) / (rows + PSEUDO_ROWS)
+        return (jnp.where(rows > 0, rows * means, 0.0) + more_rows * average) / (rows + more_rows)
 
     least = 1e-4 * jnp.maximum(weighted_mean(log.cost, log.weight), 1e-30)  # a free model is cheap, not -inf
-    cost = shrunken(log.cost, log.weight, lambda mean: jnp.log(jnp.maximum(mean, least)))
-    return jnp.stack([cost, shrunken(log.score, log.score_weight, lambda mean: mean)], axis=1)
+    cost = shrunken(log.cost, log.weight, PSEUDO_ROWS[1], lambda mean: jnp.log(jnp.maximum(mean, least)))
+    score = shrunken(log.score, log.score_weight, PSEUDO_ROWS[0], lambda mean: mean)
+    return jnp.stack([cost, score], axis=1)
 
 
 def _standardised(features: Array) -> Array:
@@ -111,11 +115,11 @@ def _standardised(features: Array) -> Array:
 
 
 def _by_relatives(values: Array, rows: Array, features: Array) -> Array:
-    """[T], `values` of models regressed on their features, each model counting by min(rows, PSEUDO_ROWS)."""
-    weight = jnp.minimum(rows, PSEUDO_ROWS) / PSEUDO_ROWS
+    """[T], `values` of models regressed on their features; a model of 10 rows or more counts fully."""
+    weight = jnp.minimum(rows / 10.0, 1.0)
     design = jnp.concatenate([jnp.ones_like(features[:, :1]), features], axis=1)
-    # A slope costs as much as two models of features (1) that it leaves unexplained; the level is free.
-    penalty = jnp.diag(jnp.full(design.shape[1], 2.0).at[0].set(1e-3))
+    # Light, for price tells cost almost wholly, but enough for fewer models than features. The level is free.
+    penalty = jnp.diag(jnp.full(design.shape[1], 0.3).at[0].set(1e-3))
     inverse = spd_inverse((design * weight[:, None]).T @ design + penalty)
     centre = weighted_mean(values, weight)
     return centre + design @ (inverse @ (design.T @ (weight * (values - centre))))
@@ -140,7 +144,7 @@ def outcomes_of(log: LoggedData, x: Array, weight: Array, features: ModelFeature
         features = features(replace(log, row_weight=weight))
     standard_features = None if features is None else _standardised(jnp.asarray(features, jnp.float32))
 
-    def units(values, weight, positive):
+    def units(values, weight, more_rows, positive):
         overall = weighted_mean(values, weight)
         mean = jnp.nan_to_num(model_means(values, log.model, weight, n_models=n_models), nan=overall)
         squares = (values - mean[log.model]) ** 2
@@ -148,7 +152,9 @@ def outcomes_of(log: LoggedData, x: Array, weight: Array, features: ModelFeature
         variance = jnp.nan_to_num(variance, nan=weighted_mean(squares, weight))
         if standard_features is not None:
             rows = jax.ops.segment_sum(weight, log.model, num_segments=n_models)
-            share = rows / (rows + PSEUDO_ROWS)
+
+            def lean(own, relatives, more_rows):
+                return (rows * own + more_rows * relatives) / (rows + more_rows)
 
             def expected(values, log_scale, rows):
                 if not log_scale:
@@ -159,12 +165,15 @@ def outcomes_of(log: LoggedData, x: Array, weight: Array, features: ModelFeature
                 return usable.any() * jnp.exp(_by_relatives(logs, rows * usable, standard_features))
 
             # A variance of one row is 0 and says nothing.
-            variance = share * variance + (1.0 - share) * expected(variance, True, jnp.maximum(rows - 1.0, 0.0))
-            mean = share * mean + (1.0 - share) * expected(mean, positive, rows)
+            variance = lean(variance, expected(variance, True, jnp.maximum(rows - 1.0, 0.0)), max(PSEUDO_ROWS))
+            mean = lean(mean, expected(mean, positive, rows), more_rows)
         # A constant outcome has nothing to predict but its mean; any positive unit will do.
         return mean, jnp.where(variance > 1e-20, jnp.sqrt(jnp.where(variance > 1e-20, variance, 1.0)), 1.0)
 
-    pairs = [units(log.score, score_weight, False), units(log.cost, weight, True)]
+    pairs = [
+        units(log.score, score_weight, PSEUDO_ROWS[0], positive=False),
+        units(log.cost, weight, PSEUDO_ROWS[1], positive=True),
+    ]
     mean, deviation = (jnp.stack(parts) for parts in zip(*pairs, strict=True))
     standard = (observed - mean[:, log.model].T) / deviation[:, log.model].T
     weights = weight[:, None] if log.scored is None else jnp.stack([score_weight, weight], axis=1)

@@ -30,7 +30,7 @@ class Moments(NamedTuple):
     Attributes:
       gram: [W, T, d, d], sum of w (x - xbar)(x - xbar)'.
       moment: [2, T, d], sum of w (x - xbar)(y - ybar).
-      x_mean: [W, T, d], where f_t(x) is y_mean.
+      x_mean: [2, T, d], where f_t(x) is y_mean.
       y_mean: [2, T].
       basis: [T, 1 + f], (1, z_t): what multiplies the shared coefficients of model t.
     """
@@ -62,17 +62,19 @@ def moments_of(outcomes: Outcomes, n_models: int, model_size: int, features: Cal
             total = jnp.maximum(weight.sum(), 1e-30)
             x_mean, y_mean = weight @ x / total, weight @ y / total
             weighted = (x - x_mean) * weight[:, None]
-            gram, moment = weighted.T @ (x - x_mean), weighted.T @ (y - y_mean)
-            if outcomes.features is not None:
-                # The units already hold a shrunken level: a mean of a few rows must not replace it.
-                x_mean, y_mean = x_mean * total / (total + PSEUDO_ROWS), jnp.zeros_like(y_mean)
-            return gram, moment, x_mean, y_mean
+            return weighted.T @ (x - x_mean), weighted.T @ (y - y_mean), x_mean, y_mean, total
 
-        gram, moment, x_mean, y_mean = jax.vmap(centred, in_axes=1)(weights)
+        gram, moment, x_mean, y_mean, total = jax.vmap(centred, in_axes=1)(weights)
         # Of both outcomes under each set of weights, keep each outcome under its own.
         own = [(0, 0), (weights.shape[1] - 1, 1)]
         moment = jnp.stack([moment[w, :, output] for w, output in own])
-        return gram, moment, x_mean, jnp.stack([y_mean[w, output] for w, output in own])
+        x_mean, y_mean = jnp.stack([x_mean[w] for w, _ in own]), jnp.stack([y_mean[w, output] for w, output in own])
+        if outcomes.features is not None:
+            # The units hold a level that leans on relatives: the mean of a few rows must not replace it.
+            total = jnp.stack([total[w] for w, _ in own])
+            share = total / (total + jnp.array(PSEUDO_ROWS))
+            x_mean, y_mean = x_mean * share[:, None], jnp.zeros_like(y_mean)
+        return gram, moment, x_mean, y_mean
 
     # One model after another: a block of rows times their weights is all that is held at once.
     by_model = jax.lax.map(of_model, (rows, present))
@@ -111,8 +113,7 @@ def solve_pooled(moments: Moments, strength: Array) -> dict[str, Array]:
         coefficients = solved(moments.gram[0], moments.moment)
     else:
         coefficients = jax.vmap(solved)(moments.gram, moments.moment[:, None])[:, 0]
-    x_mean = jnp.broadcast_to(moments.x_mean, coefficients.shape)
-    return {"coefficients": coefficients, "intercept": moments.y_mean - (coefficients * x_mean).sum(axis=-1)}
+    return {"coefficients": coefficients, "intercept": moments.y_mean - (coefficients * moments.x_mean).sum(axis=-1)}
 
 
 def _prepare(key, outcomes: Outcomes, n_models: int, model_size: int) -> Moments:

@@ -24,8 +24,10 @@ def _xgboost() -> Any:
     return xgboost
 
 
-def _settings(depth: int, learning_rate: float, seed: int) -> dict[str, Any]:
+def _settings(depth: int, learning_rate: float, seed: int, *, size: int) -> dict[str, Any]:
     return {
+        # Threads wait for each other longer than a small log takes; 0 is all of them.
+        "nthread": 1 if size < 100_000 else 0,
         "max_depth": depth,
         "learning_rate": learning_rate,
         "seed": seed,
@@ -95,7 +97,10 @@ def xgboost_outcome(
                 feature_types=types,
                 enable_categorical=True,
             )
-            settings = _settings(depth, learning_rate, seed) | {"objective": "reg:squarederror", "base_score": 0.0}
+            settings = _settings(depth, learning_rate, seed, size=x.size) | {
+                "objective": "reg:squarederror",
+                "base_score": 0.0,
+            }
             booster = xgb.train(settings, rows, num_boost_round=rounds)
             standard = booster.predict(questions).reshape(mine.size, n_models)
             predicted[place, mine] = mean[place] + deviation[place] * standard
@@ -133,7 +138,10 @@ def xgboost_propensity(
     xgb = _xgboost()
     x, model, n_models = np.asarray(log.x), np.asarray(log.model), len(log.models)
     predicted = np.zeros((x.shape[0], n_models), np.float32)
-    settings = _settings(depth, learning_rate, seed) | {"objective": "multi:softprob", "num_class": n_models}
+    settings = _settings(depth, learning_rate, seed, size=x.size) | {
+        "objective": "multi:softprob",
+        "num_class": n_models,
+    }
     # A row counts p (1 - p) in a leaf here, not 1.
     settings["min_child_weight"] = 1.0
     for weight, mine in _of_folds(log, split):
