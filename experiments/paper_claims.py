@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from cells import Estimate, current, over_seeds, select, values_of
 from data import RESULTS
-from judge_auto import REGRESSIONS
+from judgement import REGRESSIONS
 from report import text_table, write_csv, write_json
 from scipy import stats
 from studies import script

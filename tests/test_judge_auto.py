@@ -26,11 +26,12 @@ sys.path.insert(0, str(EXPERIMENTS))
 import cells  # noqa: E402 (scripts are no package)
 import data  # noqa: E402
 import judge_auto  # noqa: E402
+import judgement  # noqa: E402
 import paper_claims  # noqa: E402
 import studies  # noqa: E402
 from cells import Estimate  # noqa: E402
 
-AUTO = judge_auto.AUTO
+AUTO = judgement.AUTO
 
 
 def ledger(path, digests=None, **more) -> judge_auto.Ledger:
@@ -68,38 +69,36 @@ def fabricate(path, settings, *, error=1e-4, accuracy=None):
 
 def test_holm_is_the_case_worked_by_hand():
     # Sorted: .005 x 4 = .02, .01 x 3 = .03, .03 x 2 = .06, and .04 x 1 = .04 is raised to the .06 before it.
-    np.testing.assert_allclose(judge_auto.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    assert judge_auto.holm([0.9, 0.6]) == [1.0, 1.0] and judge_auto.holm([]) == []
+    np.testing.assert_allclose(judgement.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    assert judgement.holm([0.9, 0.6]) == [1.0, 1.0] and judgement.holm([]) == []
     p = np.random.default_rng(0).uniform(size=30) ** 3
-    adjusted = np.array(judge_auto.holm(p.tolist()))
+    adjusted = np.array(judgement.holm(p.tolist()))
     assert (adjusted >= p).all() and (adjusted <= np.minimum(1, 30 * p) + 1e-12).all()
     assert (np.argsort(adjusted[np.argsort(p)], kind="stable") == np.arange(30)).all()
 
 
 def test_holm_keeps_the_rate_of_any_false_rejection():
     rng, tests, level = np.random.default_rng(1), 12, 0.05
-    false = np.mean([min(judge_auto.holm(rng.uniform(size=tests).tolist())) < level for _ in range(4000)])
+    false = np.mean([min(judgement.holm(rng.uniform(size=tests).tolist())) < level for _ in range(4000)])
     assert abs(false - (1 - (1 - level / tests) ** tests)) < 4 * math.sqrt(level / 4000)
 
 
 def test_p_values_are_those_of_student():
     values = [0.010, 0.004, -0.001, 0.007]
-    found = judge_auto.two_sided(cells.over_seeds(values, [0.0] * 4))
+    found = judgement.two_sided(cells.over_seeds(values, [0.0] * 4))
     assert found == pytest.approx(stats.ttest_1samp(values, 0.0)[1])
-    assert judge_auto.two_sided(Estimate(0.0, 0.0)) == 1.0 and judge_auto.two_sided(Estimate(0.1, 0.0)) == 0.0
-    assert judge_auto.two_sided(Estimate(1.959964, 1.0)) == pytest.approx(0.05, abs=1e-6)
+    assert judgement.two_sided(Estimate(0.0, 0.0)) == 1.0 and judgement.two_sided(Estimate(0.1, 0.0)) == 0.0
+    assert judgement.two_sided(Estimate(1.959964, 1.0)) == pytest.approx(0.05, abs=1e-6)
 
 
-def cell(table: str, difference: Estimate, n: int = 2000) -> judge_auto.Cell:
+def cell(table: str, difference: Estimate, n: int = 2000) -> judgement.Cell:
     loss = difference._replace(mean=-difference.mean)
-    return judge_auto.Cell(
-        table, "p", n, 3, {"best_single": difference}, "best_single", loss, loss, judge_auto.Counter()
-    )
+    return judgement.Cell(table, "p", n, 3, {"best_single": difference}, "best_single", loss, loss, judgement.Counter())
 
 
 def test_a_mean_over_cells_counts_cells_the_same_and_tables_as_independent():
     def over(*held):
-        return judge_auto.over_cells(held, lambda one: one.differences["best_single"])
+        return judgement.over_cells(held, lambda one: one.differences["best_single"])
 
     a, b, c = (Estimate(mean, error, 5.0) for mean, error in ((0.03, 0.3), (0.06, 0.6), (0.0, 0.6)))
     assert over(cell("x", a), cell("y", b)) == pytest.approx(cells.over_tables([a, b]))
@@ -115,12 +114,12 @@ def test_wins_and_losses_need_the_margin_and_the_correction():
     clear = {"lost": Estimate(-0.02, 1e-3), "won": Estimate(0.02, 1e-3)}
     # Alone, p of `mid` is .011; among five tests it is no longer below .05.
     held = [cell("x", estimate) for estimate in (*small.values(), *clear.values())]
-    found = judge_auto.verdicts(held)
+    found = judgement.verdicts(held)
     said = [found[place, "best_single"].outcome for place in range(5)]
     assert said == ["tie", "tie", "loss", "loss", "win"]
-    more = judge_auto.verdicts([*held, *[cell(f"y{place}", Estimate(0.0, 1.0)) for place in range(5)]])
+    more = judgement.verdicts([*held, *[cell(f"y{place}", Estimate(0.0, 1.0)) for place in range(5)]])
     assert more[2, "best_single"].outcome == "tie" and more[3, "best_single"].outcome == "loss"
-    (row,) = judge_auto.comparison(held)
+    (row,) = judgement.comparison(held)
     assert (row.wins, row.ties, row.losses, row.uncorrected) == (1, 2, 2, 3)
 
 
@@ -137,7 +136,7 @@ def test_the_analysis_is_that_of_the_seeds(tmp_path):
     }
     second = {"best_single": [0.40, 0.41], AUTO: [0.45, 0.46]}
     fabricate(path, {("synthetic:b", "p", 20_000): second, ("synthetic:a", "p", 2000): first})
-    small, large = judge_auto.cells_of(path)
+    small, large = judgement.cells_of(path)
     assert (small.n, large.n, small.seeds, large.seeds) == (2000, 20_000, 3, 2)
     # rm_softmax is no comparator; cf_regression is best on average, best_single in the second log.
     assert small.best == "cf_regression" and set(small.differences) == {"best_single", "cf_regression"}
@@ -147,11 +146,11 @@ def test_the_analysis_is_that_of_the_seeds(tmp_path):
     assert small.loss_by_seed.mean == pytest.approx(np.mean([0.01, 0.03, 0.015]))
     assert large.loss.mean == pytest.approx(-0.05)
     assert small.chosen == {"pooled": 2, "best_single": 1}
-    rows = {row.name: row for row in judge_auto.comparison([small, large])}
+    rows = {row.name: row for row in judgement.comparison([small, large])}
     assert list(rows) == ["best_single", "cf_regression"]
     assert rows["best_single"].gain.mean == pytest.approx((0.05 + 0.0) / 2)
     assert rows["best_single"].wins == 1 and rows["best_single"].ties == 1
-    assert [(n, len(here)) for n, here, _, _ in judge_auto.hindsight([small, large])] == [(2000, 1), (20_000, 1)]
+    assert [(n, len(here)) for n, here, _, _ in judgement.hindsight([small, large])] == [(2000, 1), (20_000, 1)]
 
 
 def test_targets_met_and_missed_are_said_with_where(tmp_path, capsys):
@@ -159,12 +158,12 @@ def test_targets_met_and_missed_are_said_with_where(tmp_path, capsys):
     lost = {"best_single": [0.52, 0.52, 0.521], AUTO: [0.50, 0.50, 0.501]}
     won = {"best_single": [0.40, 0.40], AUTO: [0.45, 0.45]}
     fabricate(path, {("synthetic:b", "p", 20_000): won, ("synthetic:a", "p", 2000): lost})
-    judge_auto.print_judgement(path)
+    judgement.print_judgement(path)
     said = [line.strip() for line in capsys.readouterr().out.splitlines() if "met: " in line or "MISSED: " in line]
     assert [line.split(":")[0] for line in said] == ["MISSED", "met", "MISSED", "met"]
     assert "1.0 points; not so: synthetic:a, p, 2,000 rows (+2.00 to best_single)" in said[0]
     assert "synthetic:a, p, 2,000 rows to best_single" in said[2]
-    assert judge_auto.target_at(2531) == 0.010
+    assert judgement.target_at(2531) == 0.010
 
 
 # The script
@@ -271,7 +270,7 @@ def test_tables_and_sizes_share_one_file_and_rm_auto_meets_later_methods(tmp_pat
 
 def test_two_names_of_one_estimator_are_run_once():
     assert judge_auto.first_name("regress_and_compare_mlp") == judge_auto.first_name("baseline_per_model")
-    names = (*judge_auto.COMPARATORS, *judge_auto.OTHERS)
+    names = (*judgement.COMPARATORS, *judge_auto.OTHERS)
     assert len({judge_auto.first_name(name) for name in names}) == len(names) - 1
 
 
@@ -377,6 +376,6 @@ def test_missing_results_are_named_in_one_line(tmp_path, monkeypatch):
 
 
 def test_every_claimed_method_is_one_that_is_judged():
-    judged = {*judge_auto.COMPARATORS, *judge_auto.OTHERS}
+    judged = {*judgement.COMPARATORS, *judge_auto.OTHERS}
     named = {name for claim in paper_claims.CLAIMS.values() for pair in claim.pairs for name in pair}
     assert named <= judged

@@ -131,9 +131,10 @@ def test_a_given_strength_is_used_and_gives_the_same_fit(family):
     other = jax.jit(lambda log: fit_outcome(key, family, log, SPLIT, strength=family.strengths[jnp.array([1, 1])]))(
         log()
     )
-    assert np.abs(np.asarray(other.predicted - chosen.predicted)).max() > 1e-3 or (
-        np.asarray(chosen.strength) == np.asarray(family.strengths[1])
-    ).all()
+    assert (
+        np.abs(np.asarray(other.predicted - chosen.predicted)).max() > 1e-3
+        or (np.asarray(chosen.strength) == np.asarray(family.strengths[1])).all()
+    )
 
 
 def test_a_given_stack_keeps_its_weights_on_other_rows():
