@@ -1,6 +1,6 @@
 """How good must the embedding be? Another encoder, fewer dimensions, noise.
 
-    python experiments/ablate_embedding.py                        # synthetic, about 15 minutes on 2 cores
+    python experiments/ablate_embedding.py                        # synthetic, about 35 minutes on 2 cores
     python experiments/ablate_embedding.py --smoke                # under 1 minute
     python experiments/ablate_embedding.py --table table.parquet --embedding NAME --name embeddings_of_my_table
 

@@ -1,6 +1,6 @@
 """How much do wrong propensities and outcome models cost the router that is trained on them?
 
-    python experiments/ablate_nuisances.py                        # synthetic, about 10 minutes on 2 cores
+    python experiments/ablate_nuisances.py                        # synthetic, about 15 minutes on 2 cores
     python experiments/ablate_nuisances.py --smoke                # under 1 minute
     python experiments/ablate_nuisances.py --table table.parquet --name nuisances_of_my_table
 

@@ -1,6 +1,6 @@
 """How much log does a team need? Regret against rows of the log, from 500 to 100,000.
 
-    python experiments/learning_curve.py                          # specialists, about 15 minutes on 2 cores
+    python experiments/learning_curve.py                          # specialists, about an hour on 2 cores
     python experiments/learning_curve.py --smoke                  # under 1 minute
     python experiments/learning_curve.py --table table.parquet --name learning_curve_of_my_table
 

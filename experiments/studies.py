@@ -1,9 +1,11 @@
 """What the studies share: their flags, one log of one seed, and one method fitted on it and judged."""
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -225,28 +227,34 @@ class Learners:
 
     def run(self, name: str, seed: int, setting: Setting) -> tuple[Outcomes, float]:
         """Outcomes [L, n_test] of a method, and the seconds that its fit and judgement took."""
-        if name in ("logging_policy", "oracle"):
-            operands = (setting.logging_test, setting.test, setting.problem.lambdas)
-            program = self._compiled(name, _judge_hindsight if name == "oracle" else _judge_choices, operands)
-        else:
-            method = {**METHODS, **self.methods}[name]()
-
-            def fit_and_judge(key, problem, test):
-                return evaluate(method.policy, method.fit(key, problem), test, problem.lambdas)[0]
-
-            operands = (key_of(seed, "learners"), setting.problem, setting.test)
-            program = self._compiled(name, fit_and_judge, operands)
+        program, operands = self._compiled(name, seed, setting)
         start = time.perf_counter()
         outcomes = jax.block_until_ready(program(*operands))
         return jax.tree.map(np.asarray, outcomes), time.perf_counter() - start
 
-    def _compiled(self, name: str, function: Callable, operands: tuple) -> Any:
+    def compile(self, names: Sequence[str], seed: int, setting: Setting) -> None:
+        """Compiles several methods at once, on all cores."""
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            list(pool.map(lambda name: self._compiled(name, seed, setting), names))
+
+    def _compiled(self, name: str, seed: int, setting: Setting) -> tuple[Any, tuple]:
+        """The program of a method, and its operands."""
+        if name in ("logging_policy", "oracle"):
+            function = _judge_hindsight if name == "oracle" else _judge_choices
+            operands = (setting.logging_test, setting.test, setting.problem.lambdas)
+        else:
+            method = {**METHODS, **self.methods}[name]()
+
+            def function(key, problem, test):
+                return evaluate(method.policy, method.fit(key, problem), test, problem.lambdas)[0]
+
+            operands = (key_of(seed, "learners"), setting.problem, setting.test)
         shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(operands))
         signature = (name, jax.tree.structure(operands), shapes)
         if signature not in self._programs:
             jitted = jax.jit(function, compiler_options=compiler_options(self.fast))
             self._programs[signature] = jitted.lower(*operands).compile()
-        return self._programs[signature]
+        return self._programs[signature], operands
 
 
 def _judge_choices(probability: Array, test: BenchmarkTable, lambdas: Array) -> Outcomes:
@@ -313,6 +321,8 @@ def run_study(
 
     for key in study.missing(keys, budget_minutes=budget_minutes, work=work):
         setting = setting_of(key)
+        missing = [other["method"] for other in keys if _alike(other, key) and study.cell(other) is None]
+        learners.compile(missing, key["seed"], setting)
         group = setting.test.group
         if group is not None:
             # Numbered anew, as the rows of a part are fewer than the groups of the whole.
@@ -333,6 +343,10 @@ def run_study(
             },
         )
     study.save()
+
+
+def _alike(first: Key, second: Key) -> bool:
+    return {**first, "method": ""} == {**second, "method": ""}
 
 
 def mean_utility(cells: Sequence[dict[str, Any]], metric: str = "utility") -> Estimate:

@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from jrouter.nuisances import propensity, ridge
+from jrouter.nuisances import kernel, outcome, propensity, ridge
 from jrouter.nuisances.crossfit import (
     OUTCOME_MODELS,
     PROPENSITY_MODELS,
     NuisanceConfig,
     fit_nuisances,
+    fit_outcome,
     fold_weights,
     held_out,
 )
 from jrouter.splits import split_log, stack
 from jrouter.sweep import over_seeds
+from jrouter.train import TrainConfig
 from jrouter.types import LoggedData
 
 N, D, T, K = 120, 5, 3, 3
@@ -160,3 +162,23 @@ def test_over_seeds_and_vmap_are_a_loop():
 def test_unknown_names_are_errors_that_list_the_known_ones(field):
     with pytest.raises(ValueError, match=f"unknown {field} model 'forest'.*mlp"):
         NuisanceConfig(**{field: "forest"})  # type: ignore[arg-type]
+
+
+def pooled_families():
+    """With features of the models, or of queries, that are made anew in every fold."""
+    small = {"hidden": (8,), "config": TrainConfig(epochs=2, batch_size=32), "strengths": ((10.0, 3.0),)}
+    yield pytest.param(outcome.mlp_pooled(**small), id="mlp_pooled")
+    yield pytest.param(kernel.kernel_pooled(((3.0, 3.0, 0.5),), n_features=8), id="kernel")
+    yield pytest.param(ridge.pooled(((3.0, 3.0),), features=outcome.model_features), id="pooled, model features")
+
+
+@pytest.mark.parametrize("family", list(pooled_families()))
+def test_pooled_families_never_look_at_a_rows_own_outcome(family):
+    split = splits()[0]
+    program = jax.jit(lambda log: fit_outcome(jax.random.key(0), family, log, split).predicted, compiler_options=QUICK)
+    own = split.fold == 1
+    changed = replace(log(), score=jnp.where(own, 50.0, log().score), cost=log().cost + 50.0 * own)
+    clean, dirty = np.asarray(program(log())), np.asarray(program(changed))
+    mine = np.asarray(own)
+    np.testing.assert_allclose(dirty[mine], clean[mine], rtol=1e-4, atol=1e-4)
+    assert np.abs(dirty[~mine] - clean[~mine]).max() > 1.0

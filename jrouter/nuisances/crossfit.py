@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jrouter.chunks import map_rows
 from jrouter.features import fit_scaling, scale
 from jrouter.metrics import masked
-from jrouter.nuisances import neighbours, outcome, propensity, ridge
+from jrouter.nuisances import kernel, neighbours, outcome, propensity, ridge
 from jrouter.nuisances.outcome import OutcomeModel, outcomes_of
 from jrouter.nuisances.propensity import Choices, Clipping, PropensityModel
 from jrouter.nuisances.stacking import Stack, stacking_weights
@@ -33,7 +33,9 @@ OUTCOME_MODELS = {
     "pooled": ridge.pooled,
     "mlp": outcome.mlp,
     "mlp_per_model": outcome.mlp_per_model,
+    "mlp_pooled": outcome.mlp_pooled,
     "knn": neighbours.knn,
+    "kernel": kernel.kernel_pooled,
     "stacked": stacked,
 }
 PROPENSITY_MODELS = {"logistic": propensity.logistic, "mlp": propensity.mlp}
@@ -141,10 +143,11 @@ def fit_outcome(
     scaling = fit_scaling(log.x, log.weight)
     x = scale(scaling, log.x)
     weights = fold_weights(log, split)
-    outcomes, units = jax.vmap(lambda weight: outcomes_of(log, x, weight))(weights)
+    outcomes, units = jax.vmap(lambda weight: outcomes_of(log, x, weight, family.features))(weights)
     keys = jax.random.split(key, weights.shape[0])
     # x and the choices are the same in every fold: only what differs gets the fold axis.
-    axes = outcomes._replace(x=None, model=None, observed=0, weight=0)
+    by_fold = None if outcomes.features is None else 0
+    axes = outcomes._replace(x=None, model=None, observed=0, weight=0, features=by_fold)
     outcomes = outcomes._replace(x=x, model=log.model)
     statistics = jax.vmap(
         lambda key, of_fold: family.prepare(key, of_fold, len(log.models), split.model_size), in_axes=(0, axes)

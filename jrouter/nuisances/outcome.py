@@ -125,6 +125,21 @@ def _by_relatives(values: Array, rows: Array, features: Array) -> Array:
     return centre + design @ (inverse @ (design.T @ (weight * (values - centre))))
 
 
+def _positive_by_relatives(values: Array, rows: Array, features: Array) -> Array:
+    """The same of costs and variances, which span decades, by their logs.
+
+    A model at 0 tells nothing of others; where all are at 0, all are expected there.
+    """
+    usable = (values > 1e-20) & (rows > 0)
+    logs = jnp.log(jnp.where(usable, values, 1.0))
+    return usable.any() * jnp.exp(_by_relatives(logs, rows * usable, features))
+
+
+def _leaning(own: Array, rows: Array, more_rows: float, by_relatives: Callable, features: Array) -> Array:
+    """[T], each model's own value by its rows, and what is expected of its relatives by `more_rows`."""
+    return (rows * own + more_rows * by_relatives(own, rows, features)) / (rows + more_rows)
+
+
 def outcomes_of(log: LoggedData, x: Array, weight: Array, features: ModelFeatures = None) -> tuple[Outcomes, Units]:
     """Standardises logged outcomes per model, so that models a hundred times dearer weigh the same.
 
@@ -152,21 +167,11 @@ def outcomes_of(log: LoggedData, x: Array, weight: Array, features: ModelFeature
         variance = jnp.nan_to_num(variance, nan=weighted_mean(squares, weight))
         if standard_features is not None:
             rows = jax.ops.segment_sum(weight, log.model, num_segments=n_models)
-
-            def lean(own, relatives, more_rows):
-                return (rows * own + more_rows * relatives) / (rows + more_rows)
-
-            def expected(values, log_scale, rows):
-                if not log_scale:
-                    return _by_relatives(values, rows, standard_features)
-                # Costs and variances span decades. A model at 0 is left out; where all are, all are at 0.
-                usable = (values > 1e-20) & (rows > 0)
-                logs = jnp.log(jnp.where(usable, values, 1.0))
-                return usable.any() * jnp.exp(_by_relatives(logs, rows * usable, standard_features))
-
             # A variance of one row is 0 and says nothing.
-            variance = lean(variance, expected(variance, True, jnp.maximum(rows - 1.0, 0.0)), max(PSEUDO_ROWS))
-            mean = lean(mean, expected(mean, positive, rows), more_rows)
+            counted = jnp.maximum(rows - 1.0, 0.0)
+            variance = _leaning(variance, counted, max(PSEUDO_ROWS), _positive_by_relatives, standard_features)
+            by_relatives = _positive_by_relatives if positive else _by_relatives
+            mean = _leaning(mean, rows, more_rows, by_relatives, standard_features)
         # A constant outcome has nothing to predict but its mean; any positive unit will do.
         return mean, jnp.where(variance > 1e-20, jnp.sqrt(jnp.where(variance > 1e-20, variance, 1.0)), 1.0)
 
