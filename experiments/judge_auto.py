@@ -156,7 +156,7 @@ class Judges(Learners):
             return evaluate(method.policy, params, test, problem.lambdas)[0], params["evidence"]
 
         operands = (key_of(seed, "learners"), setting.problem, setting.test)
-        program = self._compiled(AUTO, fit_and_judge, operands)
+        program = self.program(AUTO, fit_and_judge, operands)
         start = time.perf_counter()
         outcomes, found = jax.block_until_ready(program(*operands))
         seconds = time.perf_counter() - start

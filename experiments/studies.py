@@ -240,21 +240,24 @@ class Learners:
     def _compiled(self, name: str, seed: int, setting: Setting) -> tuple[Any, tuple]:
         """The program of a method, and its operands."""
         if name in ("logging_policy", "oracle"):
-            function = _judge_hindsight if name == "oracle" else _judge_choices
             operands = (setting.logging_test, setting.test, setting.problem.lambdas)
-        else:
-            method = {**METHODS, **self.methods}[name]()
+            return self.program(name, _judge_hindsight if name == "oracle" else _judge_choices, operands), operands
+        method = {**METHODS, **self.methods}[name]()
 
-            def function(key, problem, test):
-                return evaluate(method.policy, method.fit(key, problem), test, problem.lambdas)[0]
+        def fit_and_judge(key, problem, test):
+            return evaluate(method.policy, method.fit(key, problem), test, problem.lambdas)[0]
 
-            operands = (key_of(seed, "learners"), setting.problem, setting.test)
+        operands = (key_of(seed, "learners"), setting.problem, setting.test)
+        return self.program(name, fit_and_judge, operands), operands
+
+    def program(self, name: str, function: Callable, operands: tuple) -> Any:
+        """`function` compiled for operands of these shapes, once under one name."""
         shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(operands))
         signature = (name, jax.tree.structure(operands), shapes)
         if signature not in self._programs:
             jitted = jax.jit(function, compiler_options=compiler_options(self.fast))
             self._programs[signature] = jitted.lower(*operands).compile()
-        return self._programs[signature], operands
+        return self._programs[signature]
 
 
 def _judge_choices(probability: Array, test: BenchmarkTable, lambdas: Array) -> Outcomes:

@@ -42,7 +42,7 @@ def with_utility(
     values = jax.vmap(lambda score, cost: function(score, cost, jnp.asarray(preference)))(log.score, log.cost)
     if log.scored is not None:
         values = jnp.where(log.scored, values, 0.0)
-    if not isinstance(values, jax.core.Tracer) and not bool(jnp.isfinite(values).all()):
+    if not bool(jnp.isfinite(values).all()):
         row = int(jnp.argmin(jnp.isfinite(values)))
         raise ValueError(
             f"row {row}: utility of score {float(log.score[row]):g} and cost {float(log.cost[row]):g} is not finite; "

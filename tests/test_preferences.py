@@ -30,7 +30,7 @@ def scores(log: LoggedData):
     # A penalty of nothing: the smoother is then the same whatever the outcome's scale.
     family, split = ridge.ridge(((float("inf"), 1e-3),)), split_log([log], seeds=[0], n_folds=3)[0]
     outcome = jax.jit(lambda log: held_out_outcome(fit_outcome(jax.random.key(0), family, log, split)))(log)
-    return counterfactual_scores(log, Nuisances(jnp.full(N, 0.5), *outcome, split.fold))
+    return counterfactual_scores(log, Nuisances(jnp.full(N, 0.5), outcome[0], outcome[1], split.fold))
 
 
 def test_estimators_on_an_affine_utility_give_the_utility_of_estimators():

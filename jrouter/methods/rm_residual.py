@@ -113,7 +113,7 @@ def fit_residual(key: Array, problem: Problem, plug_in: CrossFit, config: RmResi
         corrected = start + step * run(network, networks, x)
 
         def at(lam, unit):
-            logits = utility(*corrected, lam) / unit
+            logits = utility(corrected[0], corrected[1], lam) / unit
             return softmax_regret(logits, utility(score, cost, lam), temperature=config.temperature) / unit
 
         return jax.vmap(at)(problem.lambdas, units).mean()
@@ -122,7 +122,8 @@ def fit_residual(key: Array, problem: Problem, plug_in: CrossFit, config: RmResi
         """Mean over lambdas of the value of each epoch's decisions [E] on one row, in units of its margin."""
 
         def at(added, lam, unit):
-            choice = decide(utility(*(start + step * added), lam))
+            corrected = start + step * added
+            choice = decide(utility(corrected[0], corrected[1], lam))
             return expected(choice, utility(score, cost, lam)) / unit
 
         return jax.vmap(lambda added: jax.vmap(at, in_axes=(None, 0, 0))(added, problem.lambdas, units).mean())(added)
