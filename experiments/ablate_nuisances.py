@@ -17,8 +17,9 @@ Judged on queries never logged, by every model's outcome. Prints mean test utili
 differences to the base with 95% intervals; writes <name>.json (kept cell by cell: a later run resumes),
 .csv and .png.
 
-Expect little between propensity models and much between outcome models: the learners that use shrunken
-weights lean on outcomes, and cf_regression, with plain doubly robust scores, on propensities.
+Expect the learners with shrunken weights to feel outcome models and hardly propensities, and cf_regression,
+with plain doubly robust scores, the reverse: given x these logs are ignorable, so flatter propensities cost
+it little bias and save it much variance, and sharper ones ruin it.
 """
 
 import importlib

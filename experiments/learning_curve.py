@@ -13,8 +13,8 @@ the slope of log regret in log rows (least squares over sizes, with a standard e
 least log with which each method is within 1 point of its value at the largest. Writes <name>.json (kept
 cell by cell: a later run resumes), .csv and .png.
 
-Expect best_single to need least and to gain least, full feedback to be ahead by a constant factor of rows,
-and the plain recipe to fall steepest, from far above.
+Expect best_single to need least and to gain least, the plain recipe to leave it slowly (weight variance),
+and regression on full feedback to fall like a power of rows, ahead of every learner from the log.
 """
 
 import math

@@ -173,7 +173,8 @@ def learning_figure(path: Path, out: Path, slopes: dict) -> None:
             sizes = sorted(values_of(mine, "n"))
             found = [mean_utility(select(mine, n=n), "regret") for n in sizes]
             mean = 100 * np.array([estimate.mean for estimate in found])
-            width = 100 * np.array([estimate.half_width for estimate in found])
+            # One standard error: on a logarithmic axis the intervals of two or three seeds would hide the lines.
+            width = 100 * np.array([estimate.error for estimate in found])
             fit = slopes.get((table, policy, method))
             label = style.pop("label")
             if fit is not None:
@@ -181,7 +182,7 @@ def learning_figure(path: Path, out: Path, slopes: dict) -> None:
                 label += f": slope {slope:.2f}" + ("" if error is None else f" ± {error:.2f}")
                 line = 100 * np.exp(intercept + slope * np.log(sizes))
                 axis.plot(sizes, line, color=style["color"], linewidth=0.9, linestyle=":")
-            # The lower end of an interval may not be positive.
+            # The lower end of a bar may not be positive.
             low = np.minimum(width, 0.9 * mean)
             axis.errorbar(sizes, mean, yerr=[low, width], **style, label=label, elinewidth=1, linewidth=1.5)
         axis.set_xscale("log")
@@ -192,7 +193,7 @@ def learning_figure(path: Path, out: Path, slopes: dict) -> None:
         ticks = [tick for tick in (0.5, 1, 2, 3, 5, 10, 20, 30, 50) if axis.get_ylim()[0] <= tick <= axis.get_ylim()[1]]
         axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.set_xlabel("rows of the log")
-        axis.set_ylabel("mean test regret x 100")
+        axis.set_ylabel("mean test regret x 100 (bars: one standard error)")
         axis.set_title(f"{table}, {policy} logging", fontsize=10)
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8, frameon=False, loc="lower left", title="dotted: least squares", title_fontsize=8)
