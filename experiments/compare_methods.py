@@ -1,6 +1,6 @@
 """Which learner makes the best router from a biased log? All of them, on one log, judged by the truth.
 
-    python experiments/compare_methods.py                        # synthetic, 4 to 5 minutes on 2 cores
+    python experiments/compare_methods.py                        # synthetic, about 5 minutes on 2 cores
     python experiments/compare_methods.py --smoke                # a small version, under 1 minute
     python experiments/compare_methods.py --table table.parquet --logging-policy predicted_accuracy --seeds 5
 
