@@ -15,7 +15,7 @@ from jrouter.weighted import weighted_mean
 
 @dataclass(frozen=True)
 class BestSingleConfig:
-    """Which scores value the models: any of `estimators.ESTIMATORS`, and its strength."""
+    """Which scores value the models: any of `estimators.ESTIMATORS`, and its strength, threshold or penalty."""
 
     estimator: str = "dr"
     strength: float = 10.0

@@ -25,7 +25,8 @@ class RouterConfig:
     Attributes:
       estimator: counterfactual scores, one of `estimators.ESTIMATORS`. Ours are doubly robust with
         shrunken weights: with the paper's plain ones ("dr") few thousand rows drown in weight variance.
-      strength: of shrinkage, for "dros"; 10 bounds weights by 1.6.
+      strength: of shrinkage, for "dros" (10 bounds weights by 1.6); the threshold of weights for "switch";
+        the penalty for "balancing".
       hidden: widths of the hidden layers (the paper's: 200, 200).
       epochs: passes over the training rows; the best by validation loss is kept.
       batch_size: rows a step, at most.
