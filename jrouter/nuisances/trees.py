@@ -4,6 +4,7 @@ xgboost is an extra and no JAX program: arrays in, arrays out, cross-fitted like
 jitted nor vmapped. What it gives is a `Nuisances`, from which scores are built as from any other.
 """
 
+import importlib
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,10 +19,9 @@ from jrouter.types import Array, LoggedData, Nuisances
 
 def _xgboost() -> Any:
     try:
-        import xgboost
+        return importlib.import_module("xgboost")
     except ImportError as error:
         raise ImportError('gradient-boosted trees need xgboost: pip install "jrouter[xgboost]"') from error
-    return xgboost
 
 
 def _settings(depth: int, learning_rate: float, seed: int, *, size: int) -> dict[str, Any]:
