@@ -97,11 +97,29 @@ def stress_figure(path: Path, out: Path) -> None:
     figure, axes = plt.subplots(1, len(settings), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, (title, cells) in zip(axes[0], settings, strict=True):
         _dots(axis, cells, rows, methods, mean_utility)
+        _narrow(axis, cells, rows)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("mean test utility x 100")
     axes[0][0].set_yticks(range(len(rows)), [textwrap.fill(row, 30) for row in rows])
     _legend(figure, axes[0][0])
     _save(figure, out)
+
+
+def _narrow(axis, cells: list[dict], rows: Sequence[str]) -> None:
+    """Shows what the learners are worth; a logging policy far below them is named at the edge instead."""
+    learned = [method for method in values_of(cells, "method") if method != "logging_policy"]
+    if not learned:
+        return
+    found = [(row, method, select(cells, variant=row, method=method)) for row in rows for method in learned]
+    means = [100 * mean_utility(of).mean for _, _, of in found if of]
+    room = max(2.0, 0.15 * (max(means) - min(means)))
+    low = min(means) - 2 * room
+    axis.set_xlim(low, max(means) + room)
+    for number, row in enumerate(rows):
+        logging = select(cells, variant=row, method="logging_policy")
+        if logging and (value := 100 * mean_utility(logging).mean) < low:
+            colour = method_style("logging_policy", 0)["color"]
+            axis.annotate(f" \u2190 {value:.0f}", (low, number + 0.34), fontsize=8, color=colour, va="center")
 
 
 def embedding_figure(path: Path, out: Path) -> None:
