@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
 from cells import Key, Study
-from data import Source, logging_names, sources
+from data import Source, logging_names, logging_rule, sources
 from studies import (
     Learners,
     OneLog,
@@ -45,7 +45,6 @@ from studies import (
     finish,
     key_of,
     lambdas_of,
-    logging_rule,
     method_names,
     print_groups,
     run_study,

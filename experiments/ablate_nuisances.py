@@ -31,7 +31,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from cells import Key, Study
-from data import logging_names, sources
+from data import logging_names, logging_rule, sources
 from studies import (
     Learners,
     OneLog,
@@ -44,7 +44,6 @@ from studies import (
     finish,
     key_of,
     lambdas_of,
-    logging_rule,
     method_names,
     print_groups,
     run_study,

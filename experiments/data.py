@@ -166,16 +166,20 @@ def _join(first: BenchmarkTable, second: BenchmarkTable) -> BenchmarkTable:
 def logging_probabilities(source: Source, logged: BenchmarkTable, policy: str) -> tuple[Array, Array | None]:
     """[n + n_test, T] probabilities of logged, then test queries, and which share of rows is kept."""
     both = _join(logged, source.test)
-    rule = _compiled_rule(policy, *source.confounded)
+    rule = logging_rule(policy, *source.confounded)
     return rule.probabilities(both), None if rule.keep is None else rule.keep(both)
 
 
 @cache
-def _compiled_rule(policy: str, spread: float, exploration: float) -> LoggingPolicy:
-    """A logging policy, compiled once for all seeds."""
-    rule = logging_policies.LOGGING_POLICIES[policy]
-    if policy == "confounded":
-        rule = LoggingPolicy(partial(logging_policies.confounded, spread=spread, exploration=exploration))
+def logging_rule(name: str, spread: float, exploration: float) -> LoggingPolicy:
+    """A logging policy by name, compiled once for all seeds; the confounded one as a source wants it."""
+    if name == "confounded":
+        return compiled(LoggingPolicy(partial(logging_policies.confounded, spread=spread, exploration=exploration)))
+    return compiled(logging_policies.LOGGING_POLICIES[name])
+
+
+def compiled(rule: LoggingPolicy) -> LoggingPolicy:
+    """The same logging policy, its probabilities compiled."""
     return rule._replace(probabilities=jax.jit(rule.probabilities))
 
 

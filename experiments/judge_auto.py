@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from cells import Key, Study, identity
-from data import logging_names, sources
+from data import logging_names, logging_rule, sources
 from judgement import AUTO, COMPARATORS, cells_of, print_judgement
 from studies import (
     METRICS,
@@ -44,7 +44,6 @@ from studies import (
     finish,
     key_of,
     lambdas_of,
-    logging_rule,
     method_names,
     paired,
     script,

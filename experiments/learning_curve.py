@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from cells import Key, Study, current, select, values_of
 from compare_methods import chosen_methods
-from data import Source, logging_names, sources
+from data import Source, logging_names, logging_rule, sources
 from report import text_table
 from studies import (
     Learners,
@@ -38,7 +38,6 @@ from studies import (
     estimate_nuisances,
     finish,
     lambdas_of,
-    logging_rule,
     mean_utility,
     print_groups,
     run_study,

@@ -32,19 +32,17 @@ import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
 from cells import Key, Study
-from data import Source, logging_names, sources
+from data import Source, compiled, logging_names, logging_rule, sources
 from studies import (
     Learners,
     Setting,
     StudyOptions,
     budget,
-    compiled,
     configuration,
     draw_log,
     estimate_nuisances,
     finish,
     lambdas_of,
-    logging_rule,
     method_names,
     print_groups,
     run_study,

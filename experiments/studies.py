@@ -17,13 +17,13 @@ import numpy as np
 import tyro
 from cells import Estimate, Key, Study, current, identity, over_seeds, select, values_of
 from compare_methods import chosen_methods
-from data import DataOptions, Source, compiler_options, parse_lambdas, seed_keys, smoke_size
+from data import DataOptions, Source, compiler_options, logging_rule, parse_lambdas, seed_keys, smoke_size
 from report import text_table, write_csv
 
 from jrouter.inference import standard_error
 from jrouter.interval import lambda_grid
 from jrouter.io.columns import DataError
-from jrouter.logging_policies import LOGGING_POLICIES, LoggingPolicy, confounded, simulate_log
+from jrouter.logging_policies import LoggingPolicy, simulate_log
 from jrouter.methods import METHODS
 from jrouter.metrics import decide, utility
 from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
@@ -95,19 +95,6 @@ class OneLog(NamedTuple):
     rows: Array
     true_propensity: Array
     logging_test: Array
-
-
-@cache
-def logging_rule(name: str, spread: float, exploration: float) -> LoggingPolicy:
-    """A logging policy by name, compiled once; the confounded one as a source wants it."""
-    if name != "confounded":
-        return compiled(LOGGING_POLICIES[name])
-    return compiled(LoggingPolicy(lambda table: confounded(table, spread=spread, exploration=exploration)))
-
-
-def compiled(rule: LoggingPolicy) -> LoggingPolicy:
-    """The same logging policy, its probabilities compiled."""
-    return rule._replace(probabilities=jax.jit(rule.probabilities))
 
 
 def draw_log(

@@ -10,7 +10,8 @@ Candidates, from simple to complex:
 One evaluator for all: the doubly robust value, a mean over lambdas, of decisions on rows that nothing
 which made the decision has seen. Per fold, every candidate is fitted again on the other folds, and for
 rm_residual so are the nuisances that its training scores are made of, cross-fitted within these. What is
-taken from all rows is what cross-validation chose: strengths of regularisation, and the stack's weights.
+taken from all rows is what cross-validation chose: strengths of regularisation, and the stack's weights;
+and best_single averages the other folds' scores, whose nuisances have seen the fold it is judged on.
 
 The incumbent is the first candidate; each next one replaces it if its value is more than `support`
 standard errors of the paired difference above it. `params["evidence"]` says what was found; `explain`
