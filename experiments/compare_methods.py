@@ -173,7 +173,9 @@ def run_setting(
     learners = list(first_with.values())
     programs = {}
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        waiting = {pool.submit(compile_learner, name, source, simulation, fast=fast): name for name in learners}
+        # The last take longest to compile, so they go first and no core waits for one of them alone.
+        longest = reversed(learners)
+        waiting = {pool.submit(compile_learner, name, source, simulation, fast=fast): name for name in longest}
         for done in as_completed(waiting):
             programs[waiting[done]] = done.result()
             note(f"compiled {waiting[done]}")

@@ -1,6 +1,6 @@
 """Which rows estimate what: test split, validation split, folds; a group is never divided."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -105,11 +105,26 @@ def split_log(logs: list[LoggedData], *, seeds: list[int], n_folds: int = 5, val
     ]
 
 
+def without_fold(log: LoggedData, split: Split, number: int | Array) -> tuple[LoggedData, Split]:
+    """A log and its folds as if the rows of one fold did not exist: they weigh nothing, and are of no fold.
+
+    Args:
+      log: n rows.
+      split: K >= 2 folds.
+      number: of the fold to leave out.
+
+    Returns:
+      The log, row weights 0 on that fold; and the split in K - 1 folds 0 .. K - 2, its rows labelled K - 1.
+    """
+    rest = replace(log, row_weight=jnp.where(split.fold == number, 0.0, log.weight))
+    return rest, replace(split, fold=(split.fold - number - 1) % split.n_folds, n_folds=split.n_folds - 1)
+
+
 def rows_by_label(label: Array, *, n_labels: int, size: int) -> tuple[Array, Array]:
     """Rows gathered by label, in a block of static shape.
 
     Args:
-      label: [n] int.
+      label: [n] int; rows of other labels than 0 .. n_labels - 1 are left out.
       n_labels: number of labels.
       size: room for the most frequent label.
 

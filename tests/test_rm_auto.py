@@ -10,10 +10,10 @@ import pytest
 
 from jrouter.methods import METHODS
 from jrouter.methods.plug_in import plug_in_policy
-from jrouter.methods.rm_auto import RmAutoConfig, choose, observed_utility, rm_auto, without_fold
-from jrouter.methods.rm_residual import RmResidualConfig, mean_margin, rm_residual
+from jrouter.methods.rm_auto import RmAutoConfig, choose, observed_utility, rm_auto
+from jrouter.methods.rm_residual import RmResidualConfig, mean_margin, rm_residual, training_set
 from jrouter.nuisances import ridge
-from jrouter.nuisances.crossfit import OUTCOME_MODELS
+from jrouter.nuisances.crossfit import OUTCOME_MODELS, fit_outcome
 from jrouter.policy import Problem
 from jrouter.splits import split_log
 from jrouter.types import LoggedData, Nuisances
@@ -52,11 +52,6 @@ def auto_program():
     return jax.jit(rm_auto(AUTO).fit, compiler_options=QUICK)
 
 
-@cache
-def residual_program():
-    return jax.jit(rm_residual(RESIDUAL).fit, compiler_options=QUICK)
-
-
 def test_the_first_stays_unless_another_is_better_by_more_than_the_support():
     rng = np.random.default_rng(0)
     first = rng.normal(size=100)
@@ -93,28 +88,31 @@ def test_grouped_rows_count_as_one():
     assert int(alone["chosen"]) == 1 and int(together["chosen"]) == 0
 
 
-def test_without_a_fold_its_rows_weigh_nothing_and_the_first_fold_has_others():
-    whole = problem(signal=0.0)
-    for number in range(3):
-        rest = without_fold(whole, jnp.int32(number))
-        gone = np.asarray(whole.split.fold) == number
-        np.testing.assert_array_equal(np.asarray(rest.log.weight) == 0, gone)
-        np.testing.assert_array_equal(np.asarray(rest.split.fold) == 2, gone)
-        assert set(np.unique(rest.split.fold)) == {0, 1, 2}
-    np.testing.assert_array_equal(without_fold(whole, jnp.int32(3)).log.weight, whole.log.weight)
+@cache
+def set_program():
+    def made(key, problem, strength):
+        family = OUTCOME_MODELS["pooled"]()
+        plug_in = fit_outcome(key, family, problem.log, problem.split)
+        return training_set(key, problem, plug_in, jnp.int32(1), RESIDUAL, strength=strength)
+
+    return jax.jit(made, compiler_options=QUICK)
 
 
-def test_what_left_a_fold_out_has_not_seen_it():
+def test_what_a_network_learns_from_has_not_seen_its_fold():
     whole = problem(signal=0.2)
-    inner = without_fold(whole, jnp.int32(1))
-    gone = whole.split.fold == 1
-    garbage = replace(
-        inner, log=replace(inner.log, score=jnp.where(gone, -99.0, inner.log.score), cost=inner.log.cost + 9.0 * gone)
-    )
-    key = jax.random.key(0)
-    clean, dirty = residual_program()(key, inner), residual_program()(key, garbage)
-    for ours, theirs in zip(jax.tree.leaves(clean), jax.tree.leaves(dirty), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    gone, log = whole.split.fold == 1, whole.log
+    other = replace(log, score=jnp.where(gone, 1 - log.score, log.score), cost=log.cost * (1 + 9.0 * gone))
+    key, strength = jax.random.key(0), jnp.float32(0.1)
+    clean, dirty = (set_program()(key, replace(whole, log=rows), strength) for rows in (log, other))
+    np.testing.assert_array_equal(np.asarray(clean.weight) == 0, gone)
+    seen = ~np.asarray(gone)
+    for name in ("start", "scores"):
+        for ours, theirs in zip(
+            jax.tree.leaves(getattr(clean, name)), jax.tree.leaves(getattr(dirty, name)), strict=True
+        ):
+            np.testing.assert_allclose(ours[seen], theirs[seen], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(clean.unit, dirty.unit, rtol=1e-4)
+    np.testing.assert_allclose(clean.step, dirty.step, rtol=1e-4)
 
 
 def test_a_residual_that_never_leaves_is_the_plug_in_rule():
@@ -199,4 +197,8 @@ def test_misuse_is_refused():
     whole = problem(signal=0.0)
     with pytest.raises(ValueError, match="two folds or more"):
         rm_auto(AUTO).fit(jax.random.key(0), replace(whole, split=split_log([whole.log], seeds=[0], n_folds=1)[0]))
+    with pytest.raises(ValueError, match="3 folds or more, got 2"):
+        rm_residual(RESIDUAL).fit(
+            jax.random.key(0), replace(whole, split=split_log([whole.log], seeds=[0], n_folds=2)[0])
+        )
     assert METHODS["rm_auto"]().config.candidates[:2] == ("logging_policy", "best_single")

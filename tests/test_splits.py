@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jrouter.splits import deal_groups, rows_by_label, split_log, stack
+from jrouter.splits import deal_groups, rows_by_label, split_log, stack, without_fold
 from jrouter.types import LoggedData
 
 PROPERTY = settings(max_examples=100, derandomize=True, deadline=None)
@@ -143,3 +143,16 @@ def test_stack():
     assert both.models == ("a", "b", "c") and both.group is None
     for seed in (0, 1):
         np.testing.assert_array_equal(both.model[seed], logs[seed].model)
+
+
+def test_without_a_fold_its_rows_weigh_nothing_and_the_others_are_folds():
+    whole = log(30)
+    split = split_log([whole], seeds=[0], n_folds=3)[0]
+    for number in range(3):
+        rest, folds = without_fold(whole, split, number)
+        gone = np.asarray(split.fold) == number
+        np.testing.assert_array_equal(np.asarray(rest.weight) == 0, gone)
+        np.testing.assert_array_equal(np.asarray(folds.fold) == 2, gone)
+        assert folds.n_folds == 2 and set(np.unique(folds.fold)) == {0, 1, 2}
+        rows, present = rows_by_label(folds.fold, n_labels=2, size=folds.fold_size)
+        assert present.sum() == (~gone).sum() and not gone[np.asarray(rows)[np.asarray(present)]].any()

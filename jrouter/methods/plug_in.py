@@ -1,6 +1,6 @@
 """Plug-in rules: predict every model's score and cost, then take the best utility.
 
-No method of its own: what baseline, regress_and_compare, carrot and cf_regression share.
+No method of its own: what baseline, regress_and_compare, carrot, cf_regression and rm_residual share.
 """
 
 from dataclasses import replace
@@ -8,15 +8,16 @@ from typing import Any
 
 import jax
 
+from jrouter.chunks import map_rows
 from jrouter.features import scale
-from jrouter.metrics import utility
+from jrouter.metrics import decide, expected, utility
 from jrouter.nuisances.crossfit import CrossFit, fit_outcome
 from jrouter.nuisances.outcome import OutcomeModel
 from jrouter.nuisances.regression import TargetModel, fit_targets
 from jrouter.nuisances.stacking import Stack
 from jrouter.policy import Policy, Problem
 from jrouter.splits import Split
-from jrouter.types import Array, LoggedData
+from jrouter.types import Array, CounterfactualScores, LoggedData
 
 
 def plug_in_policy(predict) -> Policy:
@@ -33,6 +34,32 @@ def plug_in_outcome(predict, params, x: Array) -> Array:
     """[2, T], predicted score and cost of one query [d] by params of `fit_logged` or `fit_all`."""
     standard = predict(params["model"], scale(params["scaling"], x))
     return params["mean"] + params["deviation"] * standard
+
+
+def decision_values(predicted: Array, scores: CounterfactualScores, lambdas: Array) -> Array:
+    """What each row's plug-in decisions are worth, by scores that did not make them.
+
+    mean over lambdas of the score less lam * cost of argmax_t predicted utility
+
+    Args:
+      predicted: [n, 2, T], score and cost of each model.
+      scores: counterfactual, of the n rows.
+      lambdas: [L].
+
+    Returns:
+      [n].
+    """
+
+    def of_row(row):
+        predicted, score, cost = row
+
+        def at(lam):
+            choice = decide(utility(predicted[0], predicted[1], lam))
+            return expected(choice, utility(score, cost, lam))
+
+        return jax.vmap(at)(lambdas).mean()
+
+    return map_rows(of_row, (predicted, scores.score, scores.cost))
 
 
 def _folds_needed(family: OutcomeModel | Stack | TargetModel, split: Split) -> Split:

@@ -38,7 +38,7 @@ class RouterConfig:
     estimator: str = "dros"
     strength: float = 10.0
     hidden: tuple[int, ...] = HIDDEN
-    epochs: int = 15
+    epochs: int = 10
     batch_size: int = 512
     min_batches: int = 16
     learning_rate: float = 1e-3

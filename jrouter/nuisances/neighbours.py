@@ -10,22 +10,25 @@ from jrouter.types import Array
 NEIGHBOURS = (5.0, 10.0, 20.0, 40.0)
 
 
-def nearest_rows(x: Array, stored: Array, weight: Array, *, most: int) -> tuple[Array, Array]:
+def nearness_offset(stored: Array, weight: Array) -> Array:
+    """-|s|^2 / 2 of each stored row [m, d], and -infinity at weight [m] 0: such rows are never neighbours."""
+    return jnp.where(weight > 0, -0.5 * jnp.square(stored).sum(axis=-1), -jnp.inf)
+
+
+def nearest_rows(x: Array, stored: Array, offset: Array, *, most: int) -> Array:
     """The stored rows nearest to x in Euclidean distance, nearest first.
 
     Args:
       x: [d].
       stored: [m, d].
-      weight: [m]; rows of weight 0 are never neighbours (their returned weight is 0).
+      offset: [m], from `nearness_offset`.
       most: how many; at most m are returned.
 
     Returns:
-      rows [most] int, weight [most].
+      [most] int; after all rows of positive weight come rows of weight 0.
     """
-    # |s|^2 - 2 s.x orders as |s - x|^2 does, and is a matrix product under vmap over queries.
-    nearness = 2.0 * stored @ x - jnp.square(stored).sum(axis=-1)
-    _, rows = jax.lax.top_k(jnp.where(weight > 0, nearness, -jnp.inf), min(most, stored.shape[0]))
-    return rows, weight[rows]
+    # s.x - |s|^2 / 2 orders as -|s - x|^2 does, and is one matrix product under vmap over queries.
+    return jax.lax.top_k(stored @ x + offset, min(most, stored.shape[0]))[1]
 
 
 def mean_of_nearest(values: Array, weight: Array, k: Array) -> Array:
@@ -48,25 +51,29 @@ def knn(neighbours=NEIGHBOURS) -> OutcomeModel:
         del key
         rows, present = rows_by_label(outcomes.model, n_labels=n_models, size=model_size)
         weight = outcomes.weight[rows] * present[..., None]
-        return {"x": outcomes.x[rows], "observed": outcomes.observed[rows], "weight": weight}
+        stored = outcomes.x[rows]
+        offset = jax.vmap(jax.vmap(nearness_offset, in_axes=(None, 1), out_axes=1))(stored, weight)
+        return {"x": stored, "observed": outcomes.observed[rows], "weight": weight, "offset": offset}
 
     def solve(statistics, strength):
         del statistics
         return jnp.full(2, strength)
 
     def predict(params, x):
-        def of_model(stored, observed, weight):
+        def of_model(stored, observed, weight, offset):
             if weight.shape[-1] == 1:
-                rows, near = nearest_rows(x, stored, weight[:, 0], most=most)
-                return mean_of_nearest(observed[rows], near[:, None], params["k"])
+                rows = nearest_rows(x, stored, offset[:, 0], most=most)
+                return mean_of_nearest(observed[rows], weight[rows], params["k"])
             # Where some answers were not scored, score has neighbours of its own.
             means = []
             for output in (0, 1):
-                rows, near = nearest_rows(x, stored, weight[:, output], most=most)
-                means.append(mean_of_nearest(observed[rows, output, None], near[:, None], params["k"][output]))
+                rows = nearest_rows(x, stored, offset[:, output], most=most)
+                near = observed[rows, output, None], weight[rows, output, None]
+                means.append(mean_of_nearest(*near, params["k"][output]))
             return jnp.concatenate(means)
 
-        return jax.vmap(of_model, out_axes=1)(params["x"], params["observed"], params["weight"])
+        parts = (params[name] for name in ("x", "observed", "weight", "offset"))
+        return jax.vmap(of_model, out_axes=1)(*parts)
 
     def choose(for_score, for_cost):
         return jnp.stack([for_score[0], for_cost[1]])

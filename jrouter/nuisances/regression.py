@@ -14,7 +14,7 @@ from jrouter.features import fit_scaling, scale
 from jrouter.linalg import spd_inverse
 from jrouter.networks import HIDDEN, OutcomeNetwork, head_width, run
 from jrouter.nuisances.crossfit import fold_weights, held_out
-from jrouter.nuisances.neighbours import NEIGHBOURS, mean_of_nearest, nearest_rows
+from jrouter.nuisances.neighbours import NEIGHBOURS, mean_of_nearest, nearest_rows, nearness_offset
 from jrouter.splits import Split
 from jrouter.train import Hyper, Rows, TrainConfig, make_train, train_keys
 from jrouter.types import Array, LoggedData
@@ -80,11 +80,11 @@ def knn(neighbours: tuple[float, ...] = NEIGHBOURS) -> TargetModel:
 
     def fit(key, x, targets, weight, strength):
         del key
-        return {"x": x, "targets": targets, "weight": weight, "k": strength}
+        return {"x": x, "targets": targets, "weight": weight, "offset": nearness_offset(x, weight), "k": strength}
 
     def predict(params, x):
-        rows, weight = nearest_rows(x, params["x"], params["weight"], most=most)
-        targets = params["targets"][rows]
+        rows = nearest_rows(x, params["x"], params["offset"], most=most)
+        targets, weight = params["targets"][rows], params["weight"][rows]
         flat = mean_of_nearest(targets.reshape(targets.shape[0], -1), weight[:, None], params["k"])
         return flat.reshape(targets.shape[1:])
 
