@@ -25,12 +25,17 @@ import jrouter
 Key = dict[str, Any]
 
 
+PRESENTATION = ("figures.py", "judgement.py", "readme_tables.py", "report.py", "study_figures.py")
+"""Files that show cells and do not compute them."""
+
+
 def code_digest() -> str:
-    """Eight hex digits that change with any source file of the package or of the experiments."""
+    """Eight hex digits that change with any source file that may change a cell's numbers."""
     found = hashlib.sha256()
     for folder in (Path(jrouter.__file__).parent, Path(__file__).parent):
         for path in sorted(folder.rglob("*.py")):
-            found.update(path.read_bytes())
+            if path.name not in PRESENTATION:
+                found.update(path.read_bytes())
     return found.hexdigest()[:8]
 
 

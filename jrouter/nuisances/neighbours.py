@@ -27,8 +27,9 @@ def nearest_rows(x: Array, stored: Array, offset: Array, *, most: int) -> Array:
     Returns:
       [most] int; after all rows of positive weight come rows of weight 0.
     """
-    # s.x - |s|^2 / 2 orders as -|s - x|^2 does, and is one matrix product under vmap over queries.
-    return jax.lax.top_k(stored @ x + offset, min(most, stored.shape[0]))[1]
+    # x.s - |s|^2 / 2 orders as -|s - x|^2 does. In this order of operands, vmap over queries and models makes
+    # one matrix product whose result need not be transposed.
+    return jax.lax.top_k(x @ stored.T + offset, min(most, stored.shape[0]))[1]
 
 
 def mean_of_nearest(values: Array, weight: Array, k: Array) -> Array:
