@@ -82,7 +82,7 @@ def problem():
         row_weight=jnp.asarray(~CARELESS, jnp.float32),
         models=("small", "middle", "large"),
     )
-    split = split_log([log], seeds=[0], n_folds=2)[0]
+    split = split_log([log], seeds=[0], n_folds=3)[0]
     means = jnp.asarray(np.broadcast_to(score.mean(axis=0), (N, T)), jnp.float32), jnp.broadcast_to(PRICE, (N, T))
     nuisances = Nuisances(jnp.full(N, 1 / T), means[0], jnp.asarray(means[1], jnp.float32), split.fold)
     full = BenchmarkTable(None, jnp.asarray(score, jnp.float32), jnp.asarray(cost, jnp.float32), models=log.models)

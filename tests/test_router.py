@@ -44,7 +44,7 @@ def log():
 
 @cache
 def problem():
-    split = split_log([log()], seeds=[0], n_folds=2)[0]
+    split = split_log([log()], seeds=[0], n_folds=3)[0]
     cost = jnp.broadcast_to(jnp.array([1e-4, 1e-3, 1e-2]), (N, 3))
     nuisances = Nuisances(jnp.full(N, 1 / 3), jnp.full((N, 3), 0.5), cost, split.fold)
     return Problem(log(), split, nuisances, jnp.array(LAMBDAS))

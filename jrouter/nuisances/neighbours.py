@@ -11,8 +11,8 @@ NEIGHBOURS = (5.0, 10.0, 20.0, 40.0)
 
 
 def nearness_offset(stored: Array, weight: Array) -> Array:
-    """-|s|^2 / 2 of each stored row [m, d], and -infinity at weight [m] 0: such rows are never neighbours."""
-    return jnp.where(weight > 0, -0.5 * jnp.square(stored).sum(axis=-1), -jnp.inf)
+    """-|s|^2 / 2 of each stored row [m, d], and below all others at weight [m] 0: never among neighbours."""
+    return jnp.where(weight > 0, -0.5 * jnp.square(stored).sum(axis=-1), -1e30)
 
 
 def nearest_rows(x: Array, stored: Array, offset: Array, *, most: int) -> Array:
