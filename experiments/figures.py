@@ -23,6 +23,8 @@ STYLES = {
     "baseline_shared": ("#009E73", "--", "x", "Baseline, shared"),
     "best_single": ("#6B6B6B", "-.", "", "best single model"),
     "logging_policy": ("#B8A000", ":", "+", "logging policy"),
+    # Last, so on top, and dashed: it often coincides with the rule it chose.
+    "rm_auto": ("#000000", "--", "P", "rm_auto, the default"),
 }
 
 

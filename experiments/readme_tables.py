@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from data import RESULTS
+from judgement import cells_of, comparison, label, points
 from report import replace_whole
 
 README = Path(__file__).parent.parent / "README.md"
+JUDGED = RESULTS / "judge_auto.json"
 COMPARISONS = {
     "linear": ("synthetic_linear", 0),
     "specialists": ("synthetic_specialists", 0),
     "RouterBench, confounded": ("routerbench_3tasks", 0),
     "RouterBench, predicted accuracy": ("routerbench_3tasks", 1),
+    "energy, predicted accuracy": ("energy_3models", 0),
 }
 """Column -> (result file, which of its settings)."""
 
@@ -80,7 +83,33 @@ def interval_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"comparison": comparison_table, "claim": claim_table, "interval": interval_table}
+def judge_table() -> str:
+    """rm_auto less each simple choice, over the cells of judge_auto."""
+    lines = ["| `rm_auto` less | mean difference | wins | ties | losses |", "|---|---:|---:|---:|---:|"]
+    for row in comparison(cells_of(JUDGED)):
+        lines.append(f"| `{row.name}` | {points(row.gain)} | {row.wins} | {row.ties} | {row.losses} |")
+    return "\n".join(lines)
+
+
+def hindsight_table() -> str:
+    """What rm_auto loses to the best of these in hindsight, cell by cell."""
+    lines = [
+        "| table, logging policy, rows | seeds | best in hindsight | loss to it | chosen |",
+        "|---|---:|---|---:|---|",
+    ]
+    for cell in cells_of(JUDGED):
+        chosen = ", ".join(f"{name} {count}" for name, count in cell.chosen.most_common())
+        lines.append(f"| {label(cell)} | {cell.seeds} | `{cell.best}` | {points(cell.loss)} | {chosen} |")
+    return "\n".join(lines)
+
+
+TABLES = {
+    "comparison": comparison_table,
+    "claim": claim_table,
+    "interval": interval_table,
+    "judge": judge_table,
+    "hindsight": hindsight_table,
+}
 
 
 def filled(text: str) -> str:
