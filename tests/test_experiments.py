@@ -279,3 +279,12 @@ def test_points_lie_at_the_quarters_of_the_first_a_middle_and_the_last_interval(
         assert lam % width == pytest.approx(quarter * width) and 0 < lam < interval_generalization.TOP
     assert min(lam for _, lam in points) == width / 4
     assert max(lam for _, lam in points) == interval_generalization.TOP - width / 4
+
+
+def test_a_jaxlib_without_an_option_is_not_given_it(monkeypatch):
+    def refuses(function, compiler_options):
+        raise jax.errors.JaxRuntimeError("No such compile option")
+
+    assert "xla_cpu_use_fusion_emitters" in data.compiler_options.__wrapped__(True)
+    monkeypatch.setattr(data.jax, "jit", refuses)
+    assert data.compiler_options.__wrapped__(True) == {"xla_backend_optimization_level": "0"}

@@ -179,6 +179,17 @@ def test_a_kept_logging_policy_draws():
     np.testing.assert_allclose(found["value"][0], (log.score - LAMBDAS.mean() * log.cost).mean(), rtol=1e-4)
 
 
+def test_without_shrinkage_the_evaluator_is_doubly_robust():
+    whole = problem(signal=0.2)
+    plain = replace(AUTO, candidates=("logging_policy", "pooled"), strength_per_row=float("inf"))
+    huge = replace(plain, strength_per_row=1e9)
+    first, second = (jax.jit(rm_auto(c).fit, compiler_options=QUICK)(jax.random.key(0), whole) for c in (plain, huge))
+    np.testing.assert_allclose(first["evidence"]["value"], second["evidence"]["value"], rtol=1e-4)
+    shrunken = jax.jit(rm_auto(replace(plain, strength_per_row=1e-4)).fit, compiler_options=QUICK)
+    small = shrunken(jax.random.key(0), whole)["evidence"]
+    assert small["error"][1] < 0.5 * first["evidence"]["error"][1]  # what shrinkage is for
+
+
 def test_observed_utility_counts_unscored_answers_by_their_prediction():
     whole = problem(signal=0.0)
     scored = jnp.arange(whole.log.model.shape[0]) % 2 == 0
