@@ -137,6 +137,7 @@ def main(options: Options) -> None:
         configuration=of_study,
         digests={name: source.sha256 for name, source in found.items()},
         fresh=options.fresh,
+        join=options.join,
     )
     variants = {name: variants_of(options, source) for name, source in found.items()}
     keys: list[Key] = [

@@ -217,6 +217,7 @@ def main(options: Options) -> None:
         configuration=of_study,
         digests={name: source.sha256 for name, source in found.items()},
         fresh=options.fresh,
+        join=options.join,
     )
     variants = available_variants()
     if options.smoke:

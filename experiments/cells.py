@@ -53,9 +53,11 @@ class Study:
       configuration: whatever changes the numbers and is not part of a cell's key.
       digests: {table: SHA-256 of its file, or None}; a table's cells are those of that very file.
       fresh: forget the cells that this configuration has in the file.
+      join: other files of the same study, made elsewhere: their cells of this configuration are taken
+        where this file has none.
 
     Raises:
-      ValueError: if the file is there but holds something else.
+      ValueError: if the file is there but holds something else, or `join` names one without such cells.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Study:
         configuration: Mapping[str, Any],
         digests: Mapping[str, str | None],
         fresh: bool = False,
+        join: Sequence[Path] = (),
     ):
         self.path, self.options, self.code = path, options, code_digest()
         self.configuration = plain(configuration)
@@ -80,6 +83,22 @@ class Study:
                 self._cells |= {identity({"table": table, **cell["key"]}): cell for cell in kept}
             else:
                 self._others.append(group)
+        for other in join:
+            self._take(other)
+
+    def _take(self, path: Path) -> None:
+        """Takes the cells of another file where there are none."""
+        if not path.exists():
+            raise ValueError(f"--join: {path} is missing")
+        groups = [group for group in _groups(path) if group["configuration"] == self.configuration]
+        if not groups:
+            raise ValueError(f"--join: {path} holds no cells computed with the options of this run")
+        for group in groups:
+            table = group["table"]
+            if self.digests.setdefault(table, group["sha256"]) != group["sha256"]:
+                raise ValueError(f"--join: {path} holds cells of another file named {table}")
+            for cell in group["cells"]:
+                self._cells.setdefault(identity({"table": table, **cell["key"]}), cell)
 
     def stale(self) -> int:
         """How many kept cells were computed by other code than is here now."""

@@ -255,6 +255,7 @@ def main(options: Options) -> None:
         configuration={name: getattr(options, name) for name in shared},
         digests={name: source.sha256 for name, source in found.items()},
         fresh=options.fresh,
+        join=options.join,
     )
     ledger.asked = tuple(name for name in methods if name != AUTO)
     keys: list[Key] = [

@@ -236,13 +236,14 @@ def hindsight(cells: Sequence[Cell]) -> list[tuple[int, list[Cell], Estimate, Es
     return result
 
 
-def points(estimate: Estimate) -> str:
+def points(estimate: Estimate, digits: int = 2) -> str:
     """A difference x 100 with its 95% interval.
 
     >>> points(Estimate(0.012, 0.0))
     '+1.20 [+1.20, +1.20]'
     """
-    return f"{100 * estimate.mean:+.2f} [{100 * estimate.low:+.2f}, {100 * estimate.high:+.2f}]"
+    low, high = estimate.low, estimate.high
+    return f"{100 * estimate.mean:+.{digits}f} [{100 * low:+.{digits}f}, {100 * high:+.{digits}f}]"
 
 
 def label(cell: Cell) -> str:

@@ -206,6 +206,7 @@ def main(options: Options) -> None:
         configuration=of_study,
         digests={name: source.sha256 for name, source in base.items()},
         fresh=options.fresh,
+        join=options.join,
     )
     keys: list[Key] = [
         {"table": table, "logging_policy": policy, "n": n, "seed": seed, "method": method}

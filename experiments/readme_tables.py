@@ -5,11 +5,16 @@ python experiments/readme_tables.py            # rewrites README.md between its 
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from cells import current, select, values_of
 from data import RESULTS
 from judgement import cells_of, comparison, label, points
+from learning_curve import fitted, rows_needed
+from paper_claims import CAUSAL, CLAIMS, METRICS, VERDICTS
 from report import replace_whole
+from studies import mean_difference, mean_utility
 
 README = Path(__file__).parent.parent / "README.md"
 JUDGED = RESULTS / "judge_auto.json"
@@ -100,6 +105,77 @@ def hindsight_table() -> str:
     for cell in cells_of(JUDGED):
         chosen = ", ".join(f"{name} {count}" for name, count in cell.chosen.most_common())
         lines.append(f"| {label(cell)} | {cell.seeds} | `{cell.best}` | {points(cell.loss)} | {chosen} |")
+    return "\n".join(lines)
+
+
+def variant_table(name: str, row: str, to: str | None = None) -> str:
+    """A study's mean test utility x 100, variant by regime and method; or its difference to a reference."""
+    groups = current(RESULTS / f"{name}.json")
+    columns = [(group, method) for group in groups for method in values_of(group["cells"], "method")]
+    heads = [f"`{method}`, {group['table'].removeprefix('synthetic:')}" for group, method in columns]
+    lines = [f"| {row} | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(columns)]
+    for variant in values_of(groups[0]["cells"], row):
+        line = []
+        for group, method in columns:
+            cells = select(group["cells"], method=method, **{row: variant})
+            estimate = mean_difference(cells, to) if to and cells else None
+            if estimate is not None:
+                line.append(points(estimate, 1))
+            elif cells:
+                whole = mean_utility(cells)
+                line.append(f"{_points(whole.mean)} ± {_points(whole.half_width)}")
+            else:
+                line.append("")
+        said = f"{variant:,}" if isinstance(variant, int) else variant
+        lines.append(f"| {said} | " + " | ".join(line) + " |")
+    return "\n".join(lines)
+
+
+PARTS = {
+    "bias": (
+        ("causal less baseline", lambda pair: not pair["first"].endswith("_ipw")),
+        ("R&C weighted less unweighted", lambda pair: pair["first"].endswith("_ipw")),
+    ),
+    "end_to_end": (
+        ("regret training less causal two-stage", lambda pair: pair["second"] in CAUSAL),
+        ("regret training less R&C", lambda pair: pair["second"] not in CAUSAL),
+    ),
+    "softmax": (("RM-Softmax less RM-Classification", lambda pair: True),),
+}
+
+
+def claims_table() -> str:
+    """The paper's claims: median difference over pairs of methods and settings, and verdicts."""
+    pairs = [pair for setting in load("paper_claims") for pair in setting["pairs"]]
+    lines = [
+        "| claim | pairs | metric | claimed | median [least, greatest] | " + " | ".join(VERDICTS[:4]) + " |",
+        "|---|---|---|---:|---:|" + "---:|" * 4,
+    ]
+    for claim, parts in PARTS.items():
+        claimed = f"{100 * CLAIMS[claim].low:+g} to {100 * CLAIMS[claim].high:g}"
+        for said, belongs in parts:
+            mine = [pair for pair in pairs if pair["claim"] == claim and belongs(pair)]
+            for metric in METRICS:
+                values = [100 * pair[metric][0] for pair in mine]
+                ends = f"{median(values):+.1f} [{min(values):+.1f}, {max(values):+.1f}]"
+                counts = [sum(pair[f"{metric}_verdict"] == verdict for pair in mine) for verdict in VERDICTS[:4]]
+                head = f"| {claim} | {said} | {metric.replace('_', ' ')} | {claimed} | {ends} | "
+                lines.append(head + " | ".join(map(str, counts)) + " |")
+    return "\n".join(lines)
+
+
+def slopes_table() -> str:
+    """How fast regret falls with rows, and how many rows are enough."""
+    groups = current(RESULTS / "learning_curve.json")
+    slopes = fitted(groups)
+    lines = ["| method | slope of log regret in log rows | rows to be within 1 point of its best |", "|---|---:|---:|"]
+    for group in groups:
+        for method in values_of(group["cells"], "method"):
+            cells = select(group["cells"], method=method)
+            sizes = sorted(values_of(cells, "n"))
+            needed = rows_needed(sizes, [mean_utility(select(cells, n=n)).mean for n in sizes])
+            slope, error, _ = slopes[group["table"], cells[0]["key"]["logging_policy"], method]
+            lines.append(f"| `{method}` | {slope:+.3f} ± {error:.3f} | {needed:,} |")
     return "\n".join(lines)
 
 

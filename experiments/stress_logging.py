@@ -192,6 +192,7 @@ def main(options: Options) -> None:
         configuration=of_study,
         digests={name: source.sha256 for name, source in found.items()},
         fresh=options.fresh,
+        join=options.join,
     )
     variants = [AS_ASKED, *LOGGINGS, *TRAFFIC]
     if options.smoke:

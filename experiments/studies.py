@@ -50,6 +50,8 @@ class StudyOptions(DataOptions):
     """Stop between cells once these have passed; run the same command again to go on."""
     fresh: bool = False
     """Forget the cells that an earlier run of this configuration has kept."""
+    join: tuple[Path, ...] = ()
+    """Result files of the same study made elsewhere, e.g. on other machines: their cells are taken over."""
 
 
 def configuration(options: DataOptions, found: Sequence[Source], **more: Any) -> dict[str, Any]:

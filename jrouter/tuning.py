@@ -15,7 +15,7 @@ from jax.scipy.stats import norm
 from jrouter.estimators import counterfactual_scores
 from jrouter.inference import standard_error
 from jrouter.nuisances.outcome import outcomes_of
-from jrouter.types import Array, LoggedData, Nuisances
+from jrouter.types import Array, CounterfactualScores, LoggedData, Nuisances
 from jrouter.weighted import weighted_mean
 
 TUNABLE = ("switch", "dros", "balancing")
@@ -159,6 +159,43 @@ def choose_strength_by_error(
     (shift, errors), (bias, bias_error) = jax.lax.map(attempt, strengths)
     chosen = jnp.argmin((jnp.maximum(bias**2 - bias_error**2, 0.0) + errors**2).sum(axis=1))
     return chosen, _info(log, nuisances, shift, errors, chosen)
+
+
+RULES = {"slope": choose_strength, "error": choose_strength_by_error}
+"""Names by which a method's config may ask for a strength chosen from the log."""
+STRENGTHS = tuple(10.0 ** (step / 2) for step in range(-2, 9))
+"""0.1 to 10,000, two per decade: what is chosen from."""
+
+
+def tuned_scores(
+    log: LoggedData, nuisances: Nuisances, *, estimator: str, strength: float | str | Array
+) -> CounterfactualScores:
+    """Counterfactual scores at a given strength, or at one that a rule chooses from this log.
+
+    Args:
+      log: n rows.
+      nuisances: for the same rows, cross-fitted.
+      estimator: one of `estimators.ESTIMATORS`.
+      strength: a number, or the name of one of `RULES`, which takes one of `STRENGTHS`.
+
+    Returns:
+      As of `estimators.counterfactual_scores`.
+
+    Raises:
+      ValueError: for an unknown rule or estimator, or a rule for an estimator without a strength.
+
+    >>> one = LoggedData(jnp.zeros((2, 1)), jnp.array([0, 1]), jnp.ones(2), jnp.ones(2), models=("a", "b"))
+    >>> known = Nuisances(jnp.full(2, .5), jnp.zeros((2, 2)), jnp.zeros((2, 2)))
+    >>> tuned_scores(one, known, estimator="dr", strength=10.).score
+    Array([[2., 0.],
+           [0., 2.]], dtype=float32)
+    """
+    if isinstance(strength, str):
+        if strength not in RULES:
+            raise ValueError(f"unknown rule {strength!r}: expected a number or one of {', '.join(RULES)}")
+        candidates = jnp.array(STRENGTHS)
+        strength = candidates[RULES[strength](log, nuisances, estimator=estimator, strengths=candidates)[0]]
+    return counterfactual_scores(log, nuisances, estimator=estimator, strength=strength)
 
 
 def _info(log: LoggedData, nuisances: Nuisances, shift: Array, errors: Array, chosen: Array) -> Info:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jrouter.methods.rm_auto import RmAutoConfig
 from jrouter.splits import split_log
 from jrouter.types import LoggedData, Nuisances, take_rows
 
@@ -30,6 +31,7 @@ import data  # noqa: E402
 import learning_curve  # noqa: E402
 import stress_logging  # noqa: E402
 import studies  # noqa: E402
+import tune_auto  # noqa: E402
 
 SMALL = ["--n", "60", "--dim", "6", "--models", "3", "--seeds", "1", "--lambdas", "0,100", "--regime", "linear"]
 
@@ -111,6 +113,31 @@ def test_cells_of_a_table_are_those_of_that_very_file(tmp_path):
     both = study(path, digests={"b": None})
     both.keep(key(0, "b"), {"value": 2.0})
     assert [group["table"] for group in cells.current(path)] == ["b", "a"]
+
+
+def test_cells_made_elsewhere_are_joined_and_own_ones_stay(tmp_path):
+    elsewhere = study(tmp_path / "elsewhere.json", digests={"a": None, "b": None})
+    for asked in (key(0), key(1), key(1, "b")):
+        elsewhere.keep(asked, {"value": 2.0})
+    own = study(tmp_path / "study.json")
+    own.keep(key(0), {"value": 1.0})
+
+    def joined(path, **more):
+        options = Options(tmp_path)
+        more = {"configuration": {"n": 5}, "digests": {"a": None}} | more
+        return cells.Study(tmp_path / "study.json", options=options, join=(tmp_path / path,), **more)
+
+    both = joined("elsewhere.json")
+    asked = (key(0), key(1), key(1, "b"))
+    assert [(both.cell(one) or {})["value"] for one in asked] == [1.0, 2.0, 2.0]
+    both.save()
+    assert [len(group["cells"]) for group in cells.current(tmp_path / "study.json")] == [2, 1]
+    with pytest.raises(ValueError, match="missing.json is missing"):
+        joined("missing.json")
+    with pytest.raises(ValueError, match="holds no cells computed with the options of this run"):
+        joined("elsewhere.json", configuration={"n": 6})
+    with pytest.raises(ValueError, match="holds cells of another file named b"):
+        joined("elsewhere.json", digests={"b": "0" * 64})
 
 
 def test_the_budget_stops_between_cells(tmp_path, monkeypatch):
@@ -348,7 +375,9 @@ def test_rows_needed_wants_it_to_last():
 # Scripts
 
 
-@pytest.mark.parametrize("module", [cells, ablate_embedding, learning_curve, stress_logging], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [cells, ablate_embedding, learning_curve, stress_logging, tune_auto], ids=lambda m: m.__name__
+)
 def test_examples_in_docstrings_are_true(module):
     found = doctest.testmod(module)
     assert found.attempted and not found.failed
@@ -462,9 +491,48 @@ def test_the_learning_curve_has_fewer_seeds_at_large_sizes(tmp_path, monkeypatch
     assert (tmp_path / "learning_curve.png").stat().st_size > 5000
 
 
+def test_the_choice_is_replayed_from_what_was_kept(tmp_path, capsys):
+    candidates = ("logging_policy", "best_single", "pooled")
+    options = tune_auto.Options(
+        n=300, dim=4, models=3, seeds=2, lambdas="0,100", regime="linear", smoke=False, out=tmp_path
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tune_auto, "CANDIDATES", candidates)
+        patch.setattr(tune_auto, "RmAutoConfig", lambda names=candidates[:2]: RmAutoConfig(names))
+        patch.setattr(tune_auto, "TEST_ROWS", 500)
+        patch.setattr(studies, "compiler_options", lambda fast: data.compiler_options(True))
+        tune_auto.main(options)
+        printed = capsys.readouterr().out
+        tune_auto.main(options)
+        again = capsys.readouterr().out
+    assert (
+        printed == again
+        and "with pooled" in printed
+        and "without best_single" in printed
+        and "largest of 2 logs" in printed
+    )
+    (group,) = cells.current(tmp_path / "tune_auto.json")
+    assert [cell["key"]["seed"] for cell in group["cells"]] == [0, 1]
+    for place in range(len(tune_auto.STRENGTHS)):
+        # What beats everything by however little is taken without support; the best is never lost to.
+        for cell in group["cells"]:
+            value, error = cell["value"][place], np.asarray(cell["error"][place])
+            assert (np.diag(error) == 0).all() and (error[np.triu_indices(3, 1)] > 0).all()
+            assert tune_auto.choice(value, error, range(3), support=0.0) == int(np.argmax(value))
+        loss = tune_auto.losses(group["cells"], place, candidates, support=1.0)
+        assert (loss >= 0).all()
+        alone = tune_auto.losses(group["cells"], place, candidates[:1], support=1.0)
+        kept = [cell["truth"][place] for cell in group["cells"]]
+        np.testing.assert_allclose(alone, [max(truth) - truth[0] for truth in kept])
+    # Direct and logged means do not depend on the evaluator, the mean of the shrunken scores does.
+    truth = np.asarray(group["cells"][0]["truth"])
+    assert np.ptp(truth[:, 0]) == 0 and np.ptp(truth[:, 2]) == 0
+
+
 @pytest.mark.parametrize(
     "script,arguments,message",
     [
+        ("tune_auto", ["--regime", "graded", "--methods", "best_single"], "--regime: unknown 'graded'"),
         ("ablate_nuisances", ["--methods", "magic"], "--methods: unknown 'magic'"),
         ("stress_logging", ["--budget-minutes", "-1"], "--budget-minutes: expected a number of at least 0"),
         ("learning_curve", ["--sizes", "100,50"], "--sizes: expected ascending whole numbers of at least 50"),
@@ -472,7 +540,9 @@ def test_the_learning_curve_has_fewer_seeds_at_large_sizes(tmp_path, monkeypatch
     ],
 )
 def test_misuse_ends_in_one_line(script, arguments, message, tmp_path, monkeypatch):
-    module = {m.__name__: m for m in (ablate_nuisances, stress_logging, learning_curve, ablate_embedding)}[script]
+    module = {m.__name__: m for m in (ablate_nuisances, stress_logging, learning_curve, ablate_embedding, tune_auto)}[
+        script
+    ]
     monkeypatch.setattr(sys, "argv", [script, *SMALL, "--out", str(tmp_path), *arguments])
     methods = [] if "--methods" in arguments else ["--methods", "best_single"]
     monkeypatch.setattr(sys, "argv", sys.argv + methods)

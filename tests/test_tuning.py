@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 from jrouter.estimators import counterfactual_scores
-from jrouter.tuning import choose_strength, choose_strength_by_error, slope
-from jrouter.types import LoggedData, Nuisances
+from jrouter.methods.rm_softmax import RmSoftmaxConfig, rm_softmax
+from jrouter.policy import Problem
+from jrouter.splits import split_log
+from jrouter.tuning import RULES, choose_strength, choose_strength_by_error, slope, tuned_scores
+from jrouter.tuning import STRENGTHS as CANDIDATES
+from jrouter.types import LoggedData, Nuisances, take_rows
 
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1e4)
@@ -169,3 +173,31 @@ def test_estimators_without_a_strength():
     for rule in choose:
         with pytest.raises(ValueError, match="'dr' has no strength to choose: expected one of switch, dros, balancing"):
             rule(log, good, estimator="dr", strengths=jnp.ones(2))
+
+
+def test_scores_may_be_asked_for_by_rule():
+    log, _, bad = logged()
+    for rule, choose_by in RULES.items():
+        tuned = jax.jit(partial(tuned_scores, estimator="dros", strength=rule), compiler_options=QUICK)(log, bad)
+        chosen, _ = choose[choose_by](log, bad, estimator="dros", strengths=jnp.array(CANDIDATES))
+        at_it = counterfactual_scores(log, bad, estimator="dros", strength=CANDIDATES[int(chosen)])
+        np.testing.assert_allclose(tuned.score, at_it.score, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(tuned.cost, at_it.cost, rtol=1e-5, atol=1e-8)
+    with pytest.raises(ValueError, match="unknown rule 'best': expected a number or one of slope, error"):
+        tuned_scores(log, bad, estimator="dros", strength="best")
+    with pytest.raises(ValueError, match="'dr' has no strength to choose"):
+        tuned_scores(log, bad, estimator="dr", strength="slope")
+
+
+def test_a_router_may_be_trained_on_scores_whose_strength_the_log_chose():
+    log, _, bad = logged()
+    few = take_rows(log, np.arange(300))
+    split = split_log([few], seeds=[0])[0]
+    problem = Problem(few, split, jax.tree.map(lambda leaf: leaf[:300], bad), jnp.array([100.0]))
+
+    @partial(jax.jit, static_argnames="strength", compiler_options=QUICK)
+    def fit(strength):
+        return rm_softmax(RmSoftmaxConfig(strength=strength, hidden=(4,), epochs=1)).fit(jax.random.key(0), problem)
+
+    chosen, _ = choose[choose_strength](few, problem.nuisances, estimator="dros", strengths=jnp.array(CANDIDATES))
+    chex.assert_trees_all_close(fit("slope"), fit(CANDIDATES[int(chosen)]), rtol=1e-4, atol=1e-6)

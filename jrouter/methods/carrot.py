@@ -9,10 +9,10 @@ Source: Somerstep et al. (2025), CARROT; arXiv 2505.16037, Causal-CARROT.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jrouter.estimators import counterfactual_scores
 from jrouter.methods.plug_in import fit_all, plug_in_policy
 from jrouter.nuisances import regression
 from jrouter.policy import Method
+from jrouter.tuning import tuned_scores
 
 PREDICTORS = {"mlp": regression.mlp, "knn": regression.knn, "ridge": regression.ridge}
 
@@ -23,7 +23,7 @@ class CarrotConfig:
 
     predictor: str = "mlp"
     estimator: str = "dr"
-    strength: float = 10.0
+    strength: float | str = 10.0
 
 
 def carrot(config: CarrotConfig = CarrotConfig()) -> Method:
@@ -41,9 +41,7 @@ def causal_carrot(config: CarrotConfig = CarrotConfig()) -> Method:
     family = PREDICTORS[config.predictor]()
 
     def fit(key, problem):
-        scores = counterfactual_scores(
-            problem.log, problem.nuisances, estimator=config.estimator, strength=config.strength
-        )
+        scores = tuned_scores(problem.log, problem.nuisances, estimator=config.estimator, strength=config.strength)
         return fit_all(key, family, problem, scores.score, scores.cost)
 
     return Method(fit, plug_in_policy(family.predict), config)

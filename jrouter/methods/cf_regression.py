@@ -9,18 +9,18 @@ Source: arXiv 2505.16037, CF-Regression.
 
 from dataclasses import dataclass
 
-from jrouter.estimators import counterfactual_scores
 from jrouter.methods.plug_in import fit_all, plug_in_policy
 from jrouter.nuisances import regression
 from jrouter.policy import Method
+from jrouter.tuning import tuned_scores
 
 
 @dataclass(frozen=True)
 class CfRegressionConfig:
-    """Which scores, and which penalties per coordinate ridge may choose from."""
+    """Which scores (as of `RouterConfig`), and which penalties per coordinate ridge may choose from."""
 
     estimator: str = "dr"
-    strength: float = 10.0
+    strength: float | str = 10.0
     ratios: tuple[float, ...] = regression.RATIOS
 
 
@@ -29,9 +29,7 @@ def cf_regression(config: CfRegressionConfig = CfRegressionConfig()) -> Method:
     family = regression.ridge(tuple(config.ratios))
 
     def fit(key, problem):
-        scores = counterfactual_scores(
-            problem.log, problem.nuisances, estimator=config.estimator, strength=config.strength
-        )
+        scores = tuned_scores(problem.log, problem.nuisances, estimator=config.estimator, strength=config.strength)
         return fit_all(key, family, problem, scores.score, scores.cost)
 
     return Method(fit, plug_in_policy(family.predict), config)

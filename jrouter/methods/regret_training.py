@@ -26,7 +26,7 @@ class RouterConfig:
       estimator: counterfactual scores, one of `estimators.ESTIMATORS`. Ours are doubly robust with
         shrunken weights: with the paper's plain ones ("dr") few thousand rows drown in weight variance.
       strength: of shrinkage, for "dros" (10 bounds weights by 1.6); the threshold of weights for "switch";
-        the penalty for "balancing".
+        the penalty for "balancing". Or "slope" or "error": chosen from the log by `tuning`.
       hidden: widths of the hidden layers (the paper's: 200, 200).
       epochs: passes over the training rows; the best by validation loss is kept.
       batch_size: rows a step, at most.
@@ -36,7 +36,7 @@ class RouterConfig:
     """
 
     estimator: str = "dros"
-    strength: float = 10.0
+    strength: float | str = 10.0
     hidden: tuple[int, ...] = HIDDEN
     epochs: int = 10
     batch_size: int = 512

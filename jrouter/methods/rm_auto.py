@@ -2,10 +2,10 @@
 
 Candidates, from simple to complex:
 
-    logging_policy   keep what wrote the log (its observed outcomes are its value)
-    best_single      one model per lambda
-    ridge, pooled, knn, stacked   plug-in rules: predict score and cost, take the best utility
-    rm_residual      regret training from the stacked plug-in rule
+    logging_policy        keep what wrote the log (its observed outcomes are its value)
+    best_single           one model per lambda
+    pooled, stacked       plug-in rules: predict score and cost, take the best utility
+    rm_residual           regret training from the stacked plug-in rule
 
 One evaluator for all: the doubly robust value, a mean over lambdas, of decisions on rows that nothing
 which made the decision has seen. Per fold, every candidate is fitted again on the other folds, and for
@@ -14,8 +14,8 @@ taken from all rows is what cross-validation chose: strengths of regularisation,
 rm_residual's epoch; and best_single averages the other folds' scores, whose nuisances have seen the fold
 it is judged on.
 
-Both numbers below were chosen in synthetic worlds that no result is shown on: how much the evaluator's
-weights are shrunken, and by how much the incumbent must be beaten.
+How much the evaluator's weights are shrunken, and by how much the incumbent must be beaten, was chosen in
+synthetic worlds that no result is shown on (experiments/tune_auto.py).
 
 The incumbent is the first candidate; each next one replaces it if its value is more than `support`
 standard errors of the paired difference above it. `params["evidence"]` says what was found; `explain`
@@ -25,8 +25,9 @@ Source: arXiv 2505.16037 for what the candidates are made of; the choice is ours
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,87 @@ class RmAutoConfig:
         if not self.candidates:
             raise ValueError("no candidates: name at least one")
 
+    @property
+    def plug_ins(self) -> tuple[str, ...]:
+        """The candidates that are outcome models."""
+        return tuple(name for name in self.candidates if name in OUTCOME_MODELS)
+
+
+class Candidates(NamedTuple):
+    """Fitted candidates, and what to value them with.
+
+    Attributes:
+      params: name -> params of its policy, fitted on all rows; best_single needs scores first.
+      predicted: name -> [n, 2, T], each row's score and cost by what never saw it; of those that predict.
+      nuisances: cross-fitted, of the evaluator.
+    """
+
+    params: dict[str, Any]
+    predicted: dict[str, Array]
+    nuisances: Nuisances
+
+
+def fit_candidates(key: Array, problem: Problem, config: RmAutoConfig) -> Candidates:
+    """Fits every candidate on all rows, and on each fold's complement.
+
+    Args:
+      key: of networks and their nuisances.
+      problem: log, split, propensity and lambdas.
+      config: names of the candidates; how rm_residual is trained.
+
+    Raises:
+      ValueError: with a single fold.
+    """
+    if problem.split.n_folds < 2:
+        raise ValueError("rm_auto chooses by held-out value: split the log in two folds or more")
+    log, split, residual = problem.log, problem.split, config.residual
+    key_outcome, key_propensity, key_residual = jax.random.split(key, 3)
+    stack = fit_outcome(key_outcome, OUTCOME_MODELS[residual.outcome](), log, split)
+    fits = {residual.outcome: stack, **(stack.parts or {})}
+    for name in config.plug_ins:
+        if name not in fits:
+            fits[name] = fit_outcome(key_outcome, OUTCOME_MODELS[name](), log, split)
+    params: dict[str, Any] = {name: plug_in_params(fits[name]) for name in config.plug_ins}
+    predicted = {name: fits[name].predicted for name in config.plug_ins}
+    logging = fit_propensity(key_propensity, PROPENSITY_MODELS[residual.propensity](), log, split)
+    if "logging_policy" in config.candidates:
+        last = jax.tree.map(lambda leaf: leaf[-1], logging.params)
+        params["logging_policy"] = {"model": last, "scaling": logging.scaling}
+    if "rm_residual" in config.candidates:
+        params["rm_residual"], predicted["rm_residual"] = fit_residual(
+            key_residual, problem, stack, residual, strength=logging.strength
+        )
+    return Candidates(params, predicted, Nuisances(problem.nuisances.propensity, *held_out_outcome(stack), split.fold))
+
+
+def value_candidates(
+    problem: Problem, fitted: Candidates, names: Sequence[str], *, strength: float
+) -> tuple[Array, dict[str, Array]]:
+    """What each row adds to each candidate's held-out value, a mean over lambdas.
+
+    Args:
+      problem: log, split and lambdas.
+      fitted: from `fit_candidates`.
+      names: of M candidates.
+      strength: of the shrinkage of the evaluator's weights; infinity is plain doubly robust.
+
+    Returns:
+      [M, n], and the params of best_single.
+    """
+    log, split, lambdas = problem.log, problem.split, problem.lambdas
+    estimator = "dr" if math.isinf(strength) else "dros"
+    scores = counterfactual_scores(log, fitted.nuisances, estimator=estimator, strength=strength)
+    both = jnp.stack([scores.score, scores.cost], axis=1)
+    means = jax.vmap(lambda weight: weighted_mean(both, weight))(fold_weights(log, split))
+    rows = []
+    for name in names:
+        if name == "logging_policy":
+            rows.append(observed_utility(log, fitted.nuisances, lambdas))
+        else:
+            predicted = means[split.fold] if name == "best_single" else fitted.predicted[name]
+            rows.append(decision_values(predicted, scores, lambdas))
+    return jnp.stack(rows), {"score": means[-1, 0], "cost": means[-1, 1]}
+
 
 def choose(rows: Array, weight: Array, group: Array | None, *, support: float) -> dict[str, Array]:
     """The last of M candidates, from simple to complex, that the log supports against its predecessor.
@@ -119,55 +201,21 @@ def choose(rows: Array, weight: Array, group: Array | None, *, support: float) -
 
 def rm_auto(config: RmAutoConfig = RmAutoConfig()) -> Method:
     """The simplest candidate unless the log supports another."""
-    residual = config.residual
-    plug_ins = tuple(name for name in config.candidates if name in OUTCOME_MODELS)
-    families = {name: OUTCOME_MODELS[name]() for name in dict.fromkeys((residual.outcome, *plug_ins))}
-    chooser = PROPENSITY_MODELS[residual.propensity]()
     policies = {
-        "logging_policy": logging_policy(LoggingPolicyConfig(residual.propensity)).policy,
+        "logging_policy": logging_policy(LoggingPolicyConfig(config.residual.propensity)).policy,
         "best_single": best_single().policy,
-        **{name: plug_in_policy(families[name].predict) for name in plug_ins},
-        "rm_residual": residual_policy(residual),
+        **{name: plug_in_policy(OUTCOME_MODELS[name]().predict) for name in config.plug_ins},
+        "rm_residual": residual_policy(config.residual),
     }
 
     def fit(key: Array, problem: Problem) -> dict[str, Any]:
-        if problem.split.n_folds < 2:
-            raise ValueError("rm_auto chooses by held-out value: split the log in two folds or more")
-        log, split, lambdas = problem.log, problem.split, problem.lambdas
-        key_outcome, key_propensity, key_residual = jax.random.split(key, 3)
-        stack = fit_outcome(key_outcome, families[residual.outcome], log, split)
-        fits = {residual.outcome: stack, **(stack.parts or {})}
-        for name in plug_ins:
-            if name not in fits:
-                fits[name] = fit_outcome(key_outcome, families[name], log, split)
-        logging = fit_propensity(key_propensity, chooser, log, split)
-
-        nuisances = Nuisances(problem.nuisances.propensity, *held_out_outcome(stack), split.fold)
-        estimator = "dr" if math.isinf(config.strength_per_row) else "dros"
-        strength = config.strength_per_row * log.model.shape[0]
-        scores = counterfactual_scores(log, nuisances, estimator=estimator, strength=strength)
-        both = jnp.stack([scores.score, scores.cost], axis=1)
-        params: dict[str, Any] = {}
-        rows = {}
-        for name in config.candidates:
-            if name == "logging_policy":
-                last = jax.tree.map(lambda leaf: leaf[-1], logging.params)
-                params[name] = {"model": last, "scaling": logging.scaling}
-                rows[name] = observed_utility(log, nuisances, lambdas)
-            elif name == "best_single":
-                means = jax.vmap(lambda weight: weighted_mean(both, weight))(fold_weights(log, split))
-                params[name] = {"score": means[-1, 0], "cost": means[-1, 1]}
-                rows[name] = decision_values(means[split.fold], scores, lambdas)
-            elif name == "rm_residual":
-                params[name], predicted = fit_residual(
-                    key_residual, problem, stack, residual, strength=logging.strength
-                )
-                rows[name] = decision_values(predicted, scores, lambdas)
-            else:
-                params[name] = plug_in_params(fits[name])
-                rows[name] = decision_values(fits[name].predicted, scores, lambdas)
-        by_candidate = jnp.stack([rows[name] for name in config.candidates])
-        return params | {"evidence": choose(by_candidate, log.weight, log.group, support=config.support)}
+        fitted = fit_candidates(key, problem, config)
+        strength = config.strength_per_row * problem.log.model.shape[0]
+        rows, best = value_candidates(problem, fitted, config.candidates, strength=strength)
+        found = choose(rows, problem.log.weight, problem.log.group, support=config.support)
+        return {name: best if name == "best_single" else fitted.params[name] for name in config.candidates} | {
+            "evidence": found
+        }
 
     def held(params: dict[str, Any]) -> list[str]:
         return [name for name in config.candidates if name in params]
@@ -188,7 +236,10 @@ def rm_auto(config: RmAutoConfig = RmAutoConfig()) -> Method:
 
     def explain(params: dict[str, Any]) -> str:
         found = jax.tree.map(np.asarray, params["evidence"])
-        lines = ["held-out value x 100, mean over lambdas (± standard error)"]
+        lines = [
+            "held-out value x 100, mean over lambdas (± standard error); its weights are shrunken, so it ranks",
+            "candidates and leans to what the outcome model believes: no promise of what they will be worth",
+        ]
         for place, name in enumerate(config.candidates):
             line = f"  {name:<16}{100 * found['value'][place]:8.2f} ± {100 * found['error'][place]:.2f}"
             if place:

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 
 import jax
 
-from jrouter.estimators import counterfactual_scores
 from jrouter.losses import classification_surrogate, cost_weighted_surrogate
 from jrouter.methods.regret_training import RouterConfig, as_targets, fit_routers, routers_policy
 from jrouter.metrics import utility
 from jrouter.nuisances import regression
 from jrouter.policy import Method
+from jrouter.tuning import tuned_scores
 
 LABELS = ("hard_dr", "hard_regressed", "cost_weighted")
 
@@ -51,9 +51,7 @@ def rm_classification(config: RmClassificationConfig = RmClassificationConfig())
 
     def fit(key, problem):
         key_labels, key_routers = jax.random.split(key)
-        scores = counterfactual_scores(
-            problem.log, problem.nuisances, estimator=config.estimator, strength=config.strength
-        )
+        scores = tuned_scores(problem.log, problem.nuisances, estimator=config.estimator, strength=config.strength)
         targets = as_targets(scores)
         if config.labels == "hard_regressed":
             family = regression.ridge()

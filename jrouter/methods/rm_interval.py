@@ -21,7 +21,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jrouter.estimators import counterfactual_scores
 from jrouter.features import fit_scaling, scale
 from jrouter.interval import interpolate, locate, regret_scale
 from jrouter.losses import softmax_regret
@@ -31,6 +30,7 @@ from jrouter.networks import RouterNetwork, UtilityNetwork, head_width, run
 from jrouter.policy import Method, Policy, Problem
 from jrouter.sweep import over_settings
 from jrouter.train import Hyper, make_train, train_keys
+from jrouter.tuning import tuned_scores
 from jrouter.types import Array
 
 HEADS = ("logits", "utility")
@@ -89,9 +89,7 @@ def rm_interval(config: RmIntervalConfig = RmIntervalConfig()) -> Method:
 
     def fit(key: Array, problem: Problem) -> dict[str, Any]:
         key_knots, key_joint = jax.random.split(key)
-        scores = counterfactual_scores(
-            problem.log, problem.nuisances, estimator=config.estimator, strength=config.strength
-        )
+        scores = tuned_scores(problem.log, problem.nuisances, estimator=config.estimator, strength=config.strength)
         scaling = fit_scaling(problem.log.x, problem.log.weight)
         rows, valid = router_rows(problem, scaling, as_targets(scores))
         knots = knots_of(config, problem.lambdas)

@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jrouter.estimators import counterfactual_scores
 from jrouter.features import scale
 from jrouter.inference import standard_error
 from jrouter.losses import softmax_regret
@@ -51,6 +50,7 @@ from jrouter.nuisances.crossfit import (
 from jrouter.policy import Method, Policy, Problem
 from jrouter.splits import without_fold
 from jrouter.train import Rows, TrainConfig, make_train, train_keys
+from jrouter.tuning import tuned_scores
 from jrouter.types import Array, CounterfactualScores, LoggedData, Nuisances
 from jrouter.weighted import weighted_mean
 
@@ -86,7 +86,7 @@ class RmResidualConfig(RouterConfig):
         """What networks are trained on and valued by."""
         rows = log.model.shape[0]
         strength = self.strength if self.strength_per_row is None else self.strength_per_row * rows
-        return counterfactual_scores(log, nuisances, estimator=self.estimator, strength=strength)
+        return tuned_scores(log, nuisances, estimator=self.estimator, strength=strength)
 
     @property
     def train(self) -> TrainConfig:

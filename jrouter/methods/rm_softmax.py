@@ -7,11 +7,11 @@ Source: arXiv 2505.16037, RM-Softmax.
 
 from dataclasses import dataclass
 
-from jrouter.estimators import counterfactual_scores
 from jrouter.losses import softmax_regret
 from jrouter.methods.regret_training import RouterConfig, as_targets, fit_routers, routers_policy
 from jrouter.metrics import utility
 from jrouter.policy import Method
+from jrouter.tuning import tuned_scores
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,7 @@ def rm_softmax(config: RmSoftmaxConfig = RmSoftmaxConfig()) -> Method:
         return softmax_regret(logits, utility(score, cost, lam), temperature=config.temperature)
 
     def fit(key, problem):
-        scores = counterfactual_scores(
-            problem.log, problem.nuisances, estimator=config.estimator, strength=config.strength
-        )
+        scores = tuned_scores(problem.log, problem.nuisances, estimator=config.estimator, strength=config.strength)
         return fit_routers(key, problem, as_targets(scores), surrogate, config, problem.lambdas)
 
     return Method(fit, routers_policy(config), config)
