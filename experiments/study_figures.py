@@ -307,9 +307,12 @@ def claims_figure(pairs: Sequence[Any], claims: dict[str, tuple[float, float]], 
             axis.set_yticks(range(len(rows)), [f"{first} less {second}" for first, second in rows], fontsize=6)
             axis.set_ylim(len(rows) - 0.4, -0.6)
             axis.set_xscale("symlog", linthresh=5.0, linscale=1.5)
+            ends = axis.get_xlim()
+            axis.set_xticks([tick for tick in (-50, -10, -5, -2, 0, 2, 5, 10, 50) if ends[0] < tick < ends[1]])
             axis.xaxis.set_major_formatter("{x:g}")
             axis.grid(axis="x", alpha=0.25)
-    figure.supxlabel("points; a dot per table, rows and logging policy, 95% intervals over seeds", fontsize=9)
+    for axis in axes[-1]:
+        axis.set_xlabel("points; a dot per table, rows and logging policy,\n95% intervals over seeds", fontsize=8)
     _legend(figure, axes[0][0])
     _save(figure, out)
 
