@@ -22,39 +22,22 @@ Expect the synthetic benchmarks, whose signal has rank 24, to lose nothing down 
 """
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
-from cells import Key, Study
-from data import Source, logging_names, logging_rule, sources
-from studies import (
-    Learners,
-    OneLog,
-    Setting,
-    StudyOptions,
-    budget,
-    configuration,
-    draw_log,
-    estimate_nuisances,
-    finish,
-    key_of,
-    lambdas_of,
-    method_names,
-    print_groups,
-    run_study,
-    script,
-    smaller,
-)
+from cells import Key
+from data import Source, logging_rule, sources
+from learners import Setting, setting_from
+from one_log import OneLog, draw_log, key_of
+from studies import StudyOptions, method_names, script, smaller
 from study_figures import embedding_figure
+from variants import Variants, study_variants
 
-from jrouter.nuisances.crossfit import NuisanceConfig
-from jrouter.policy import Problem
 from jrouter.types import Array
 
 METHODS = ("best_single", "regress_and_compare_pooled", "rm_auto")
@@ -128,39 +111,13 @@ def variants_of(options: Options, source: Source) -> tuple[list[str], dict[str, 
 def main(options: Options) -> None:
     """Runs the study and writes its files."""
     options = smaller(options)
-    methods, policies, minutes = method_names(options.methods, METHODS), logging_names(options), budget(options)
+    methods = method_names(options.methods, METHODS)
     found = {source.name: source for source in sources(options)}
-    of_study = configuration(options, list(found.values()), n=options.n if options.table is None else None)
-    study = Study(
-        options.out / f"{options.name}.json",
-        options=options,
-        configuration=of_study,
-        digests={name: source.sha256 for name, source in found.items()},
-        fresh=options.fresh,
-        join=options.join,
-    )
-    variants = {name: variants_of(options, source) for name, source in found.items()}
-    keys: list[Key] = [
-        {"table": table, "logging_policy": policy, "seed": seed, "variant": variant, "method": method}
-        for table in found
-        for policy in policies
-        for seed in range(options.seeds)
-        for variant in variants[table][0]
-        for method in methods
-    ]
+    names_and_others = {name: variants_of(options, source) for name, source in found.items()}
 
-    @lru_cache(maxsize=1)
-    def lambdas(table: str, policy: str) -> Array:
-        return lambdas_of(found[table], policy, options)
-
-    @lru_cache(maxsize=1)
-    def drawn(table: str, policy: str, seed: int) -> OneLog:
-        source = found[table]
-        return draw_log(source.draw(seed), source.test, logging_rule(policy, *source.confounded), seed)
-
-    def embedded(table: str, one: OneLog, seed: int, variant: str) -> Embedded:
-        assert found[table].test.x is not None
-        given = Embedded(one.log.x, jnp.asarray(found[table].test.x))
+    def embedded(source: Source, one: OneLog, seed: int, variant: str) -> Embedded:
+        assert source.test.x is not None
+        given = Embedded(one.log.x, jnp.asarray(source.test.x))
         kind, _, size = variant.partition(" ")
         if kind == "pca":
             return components(given, int(size))
@@ -168,31 +125,25 @@ def main(options: Options) -> None:
             return noisy(given, float(size), key_of(seed, "noise in embeddings"))
         if variant == AS_GIVEN:
             return given
-        other = variants[table][1][variant]
+        other = names_and_others[source.name][1][variant]
         of_logged, of_test = other.draw(seed).x, other.test.x
         assert of_logged is not None and of_test is not None
         return Embedded(of_logged[one.rows], jnp.asarray(of_test))
 
-    @lru_cache(maxsize=2)
-    def setting(table: str, policy: str, seed: int, variant: str) -> Setting:
-        one = drawn(table, policy, seed)
-        x = embedded(table, one, seed, variant)
-        log = replace(one.log, x=x.logged)
-        nuisances = estimate_nuisances(seed, log, one.split, NuisanceConfig(), fast=options.smoke)
-        problem = Problem(log, one.split, nuisances, lambdas(table, policy), one.full)
-        return Setting(problem, replace(found[table].test, x=x.test), one.logging_test)
+    def setting(source: Source, policy: str, seed: int, variant: str, lambdas: Array) -> Setting:
+        one = draw_log(source.draw(seed), source.test, logging_rule(policy, *source.confounded), seed)
+        x = embedded(source, one, seed, variant)
+        seen = one._replace(log=replace(one.log, x=x.logged))
+        return setting_from(seen, replace(source.test, x=x.test), lambdas, seed=seed, fast=options.smoke)
 
-    def setting_of(key: Key) -> Setting:
-        return setting(key["table"], key["logging_policy"], key["seed"], key["variant"])
-
-    def references(key: Key) -> dict[str, Any]:
+    def references(key: Key) -> dict[str, Key]:
         return {AS_GIVEN: key | {"variant": AS_GIVEN}} | {
             name: key | {"method": name} for name in REFERENCES if name in methods
         }
 
-    run_study(study, keys, setting_of, references, Learners(fast=options.smoke), budget_minutes=minutes)
-    if finish(study, keys, embedding_figure):
-        print_groups(study.path, row="variant", to=[AS_GIVEN, "best_single"])
+    names = {table: names for table, (names, _) in names_and_others.items()}
+    variants = Variants(names, setting, references, [AS_GIVEN, "best_single"], embedding_figure)
+    study_variants(options, methods, found, variants)
 
 
 if __name__ == "__main__":

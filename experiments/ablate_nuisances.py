@@ -26,31 +26,16 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from cells import Key, Study
-from data import logging_names, logging_rule, sources
-from studies import (
-    Learners,
-    OneLog,
-    Setting,
-    StudyOptions,
-    budget,
-    configuration,
-    draw_log,
-    estimate_nuisances,
-    finish,
-    key_of,
-    lambdas_of,
-    method_names,
-    print_groups,
-    run_study,
-    script,
-    smaller,
-)
+from cells import Key
+from data import Source, logging_rule, sources
+from learners import Setting
+from one_log import OneLog, draw_log, estimate_nuisances, key_of
+from studies import StudyOptions, method_names, script, smaller
 from study_figures import nuisance_figure
+from variants import Variants, study_variants
 
 from jrouter.nuisances.crossfit import NuisanceConfig
 from jrouter.nuisances.propensity import Clipping
@@ -208,33 +193,12 @@ def available_variants() -> list[str]:
 def main(options: Options) -> None:
     """Runs the study and writes its files."""
     options = smaller(options)
-    methods, policies, minutes = method_names(options.methods, METHODS), logging_names(options), budget(options)
+    methods = method_names(options.methods, METHODS)
     found = {source.name: source for source in sources(options)}
-    of_study = configuration(options, list(found.values()), n=options.n if options.table is None else None)
-    study = Study(
-        options.out / f"{options.name}.json",
-        options=options,
-        configuration=of_study,
-        digests={name: source.sha256 for name, source in found.items()},
-        fresh=options.fresh,
-        join=options.join,
-    )
-    variants = available_variants()
+    names = available_variants()
     if options.smoke:
         # Of each kind of noise, one size.
-        variants = [name for name in variants if not name.startswith("noise") or name.startswith("noise 1 ")]
-    keys: list[Key] = [
-        {"table": table, "logging_policy": policy, "seed": seed, "variant": variant, "method": method}
-        for table in found
-        for policy in policies
-        for seed in range(options.seeds)
-        for variant in variants
-        for method in methods
-    ]
-
-    @lru_cache(maxsize=1)
-    def lambdas(table: str, policy: str) -> Array:
-        return lambdas_of(found[table], policy, options)
+        names = [name for name in names if not name.startswith("noise") or name.startswith("noise 1 ")]
 
     @lru_cache(maxsize=1)
     def estimated(table: str, policy: str, seed: int) -> Estimated:
@@ -242,22 +206,17 @@ def main(options: Options) -> None:
         one = draw_log(source.draw(seed), source.test, logging_rule(policy, *source.confounded), seed)
         return Estimated(one, seed, fast=options.smoke)
 
-    @lru_cache(maxsize=2)
-    def setting(table: str, policy: str, seed: int, variant: str) -> Setting:
-        e = estimated(table, policy, seed)
+    def setting(source: Source, policy: str, seed: int, variant: str, lambdas: Array) -> Setting:
+        e = estimated(source.name, policy, seed)
         one, nuisances = e.one, VARIANTS[variant](e)
-        problem = Problem(one.log, one.split, nuisances, lambdas(table, policy), one.full)
-        return Setting(problem, found[table].test, one.logging_test)
+        problem = Problem(one.log, one.split, nuisances, lambdas, one.full)
+        return Setting(problem, source.test, one.logging_test)
 
-    def setting_of(key: Key) -> Setting:
-        return setting(key["table"], key["logging_policy"], key["seed"], key["variant"])
-
-    def references(key: Key) -> dict[str, Any]:
+    def references(key: Key) -> dict[str, Key]:
         return {BASE: key | {"variant": BASE}}
 
-    run_study(study, keys, setting_of, references, Learners(fast=options.smoke), budget_minutes=minutes)
-    if finish(study, keys, nuisance_figure):
-        print_groups(study.path, row="variant", to=[BASE])
+    variants = Variants({table: names for table in found}, setting, references, [BASE], nuisance_figure)
+    study_variants(options, methods, found, variants)
 
 
 if __name__ == "__main__":

@@ -33,27 +33,13 @@ import numpy as np
 from cells import Key, Study, identity
 from data import logging_names, logging_rule, sources
 from judgement import AUTO, COMPARATORS, cells_of, print_judgement
-from studies import (
-    METRICS,
-    Learners,
-    Setting,
-    StudyOptions,
-    budget,
-    draw_log,
-    estimate_nuisances,
-    finish,
-    key_of,
-    lambdas_of,
-    method_names,
-    paired,
-    script,
-    smaller,
-)
+from learners import Learners, Setting, paired, setting_from
+from one_log import draw_log, key_of, lambdas_of
+from studies import METRICS, StudyOptions, budget, finish, method_names, script, smaller
 from study_figures import judge_figure
 
 from jrouter.methods import METHODS
-from jrouter.nuisances.crossfit import NuisanceConfig
-from jrouter.policy import Outcomes, Problem, evaluate
+from jrouter.policy import Outcomes, evaluate
 from jrouter.synthetic import REGIMES
 from jrouter.types import Array
 
@@ -274,9 +260,7 @@ def main(options: Options) -> None:
     def setting(table: str, policy: str, seed: int) -> Setting:
         source = found[table]
         one = draw_log(source.draw(seed), source.test, logging_rule(policy, *source.confounded), seed)
-        nuisances = estimate_nuisances(seed, one.log, one.split, NuisanceConfig(), fast=options.smoke)
-        problem = Problem(one.log, one.split, nuisances, lambdas(table, policy), one.full)
-        return Setting(problem, source.test, one.logging_test)
+        return setting_from(one, source.test, lambdas(table, policy), seed=seed, fast=options.smoke)
 
     def setting_of(key: Key) -> Setting:
         return setting(key["table"], key["logging_policy"], key["seed"])

@@ -27,17 +27,14 @@ import numpy as np
 from cells import Key, Study, current, select, values_of
 from compare_methods import chosen_methods
 from data import Source, logging_names, logging_rule, sources
+from learners import Learners, Setting, setting_from
+from one_log import draw_log, lambdas_of
 from report import text_table
 from studies import (
-    Learners,
-    Setting,
     StudyOptions,
     budget,
     configuration,
-    draw_log,
-    estimate_nuisances,
     finish,
-    lambdas_of,
     mean_utility,
     print_groups,
     run_study,
@@ -48,8 +45,6 @@ from study_figures import learning_figure
 
 from jrouter.methods.carrot import CarrotConfig, carrot
 from jrouter.methods.rm_softmax import RmSoftmaxConfig, rm_softmax
-from jrouter.nuisances.crossfit import NuisanceConfig
-from jrouter.policy import Problem
 from jrouter.types import Array, take_rows
 
 OURS = {
@@ -237,10 +232,7 @@ def main(options: Options) -> None:
             order = np.random.default_rng(seed).permutation(logged.score.shape[0])
             logged = take_rows(logged, np.sort(order[:n]))
         one = draw_log(logged, source.test, logging_rule(policy, *source.confounded), seed)
-        nuisances = estimate_nuisances(seed, one.log, one.split, NuisanceConfig(), fast=options.smoke)
-        return Setting(
-            Problem(one.log, one.split, nuisances, lambdas(table, policy), one.full), source.test, one.logging_test
-        )
+        return setting_from(one, source.test, lambdas(table, policy), seed=seed, fast=options.smoke)
 
     def setting_of(key: Key) -> Setting:
         return setting(key["table"], key["logging_policy"], key["n"], key["seed"])

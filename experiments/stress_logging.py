@@ -24,37 +24,23 @@ they never saw: the best models at 5%, and the kind of query that is rare in the
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
-from cells import Key, Study
-from data import Source, compiled, logging_names, logging_rule, sources
-from studies import (
-    Learners,
-    Setting,
-    StudyOptions,
-    budget,
-    configuration,
-    draw_log,
-    estimate_nuisances,
-    finish,
-    lambdas_of,
-    method_names,
-    print_groups,
-    run_study,
-    script,
-    smaller,
-)
+from cells import Key
+from data import Source, compiled, logging_rule, sources
+from learners import Setting, setting_from
+from one_log import draw_log
+from studies import StudyOptions, method_names, script, smaller
 from study_figures import stress_figure
+from variants import Variants, study_variants
 
 from jrouter.io.tables import read_table
 from jrouter.logging_policies import LOGGING_POLICIES, LoggingPolicy, confounded, keep_few_of_best, uniform
-from jrouter.nuisances.crossfit import NuisanceConfig
-from jrouter.policy import Problem
 from jrouter.types import Array, BenchmarkTable, take_rows
 
 METHODS = ("best_single", "regress_and_compare_pooled", "baseline_shared", "logging_policy", "rm_auto")
@@ -183,63 +169,36 @@ def traffic_of(options: Options, source: Source) -> Traffic:
 def main(options: Options) -> None:
     """Runs the study and writes its files."""
     options = smaller(options)
-    methods, policies, minutes = method_names(options.methods, METHODS), logging_names(options), budget(options)
+    methods = method_names(options.methods, METHODS)
     found = {source.name: source for source in sources(options)}
-    of_study = configuration(options, list(found.values()), n=options.n if options.table is None else None)
-    study = Study(
-        options.out / f"{options.name}.json",
-        options=options,
-        configuration=of_study,
-        digests={name: source.sha256 for name, source in found.items()},
-        fresh=options.fresh,
-        join=options.join,
-    )
-    variants = [AS_ASKED, *LOGGINGS, *TRAFFIC]
+    names = [AS_ASKED, *LOGGINGS, *TRAFFIC]
     if options.smoke:
         # Logs of one length, so that each method is compiled once.
-        variants = [AS_ASKED, *list(LOGGINGS)[-2:]]
-    keys: list[Key] = [
-        {"table": table, "logging_policy": policy, "seed": seed, "variant": variant, "method": method}
-        for table in found
-        for policy in policies
-        for variant in variants
-        for seed in range(options.seeds)
-        for method in methods
-    ]
+        names = [AS_ASKED, *list(LOGGINGS)[-2:]]
     rules = {name: compiled(rule) for name, rule in LOGGINGS.items()}
 
-    @lru_cache(maxsize=1)
-    def lambdas(table: str, policy: str) -> Array:
-        return lambdas_of(found[table], policy, options)
-
-    @lru_cache(maxsize=1)
+    @cache
     def traffic(table: str) -> Traffic:
         return traffic_of(options, found[table])
 
-    @lru_cache(maxsize=1)
-    def setting(table: str, policy: str, seed: int, variant: str) -> Setting:
-        source, rows, test_rows = found[table], None, None
+    def setting(source: Source, policy: str, seed: int, variant: str, lambdas: Array) -> Setting:
+        rows, test_rows = None, None
         logged = source.draw(seed)
         if variant in TRAFFIC:
-            side, test_rows = traffic(table).kinds(logged), traffic(table).test_rows
+            side, test_rows = traffic(source.name).kinds(logged), traffic(source.name).test_rows
             rows = mixed(side, TRAFFIC[variant], largest(side, LOG_SHARES), seed)
         rule = rules[variant] if variant in rules else logging_rule(policy, *source.confounded)
         one = draw_log(logged, source.test, rule, seed, rows=rows, roomy=options.smoke)
-        nuisances = estimate_nuisances(seed, one.log, one.split, NuisanceConfig(), fast=options.smoke)
-        problem = Problem(one.log, one.split, nuisances, lambdas(table, policy), one.full)
-        if test_rows is None:
-            return Setting(problem, source.test, one.logging_test)
-        return Setting(problem, take_rows(source.test, test_rows), one.logging_test[test_rows])
+        test = source.test
+        if test_rows is not None:
+            one, test = one._replace(logging_test=one.logging_test[test_rows]), take_rows(test, test_rows)
+        return setting_from(one, test, lambdas, seed=seed, fast=options.smoke)
 
-    def setting_of(key: Key) -> Setting:
-        return setting(key["table"], key["logging_policy"], key["seed"], key["variant"])
-
-    def references(key: Key) -> dict[str, Any]:
+    def references(key: Key) -> dict[str, Key]:
         return {name: key | {"method": name} for name in REFERENCES if name in methods}
 
-    run_study(study, keys, setting_of, references, Learners(fast=options.smoke), budget_minutes=minutes)
-    if finish(study, keys, stress_figure):
-        print_groups(study.path, row="variant", to=REFERENCES)
+    variants = Variants({table: names for table in found}, setting, references, REFERENCES, stress_figure)
+    study_variants(options, methods, found, variants)
 
 
 if __name__ == "__main__":

@@ -27,24 +27,14 @@ import jax.numpy as jnp
 import numpy as np
 from cells import Key, Study, current
 from data import TEST_ROWS, Source, draws, logging_names, logging_rule
+from learners import Learners, setting_from
+from one_log import draw_log, key_of, lambdas_of
 from report import text_table
-from studies import (
-    Learners,
-    Setting,
-    StudyOptions,
-    budget,
-    draw_log,
-    estimate_nuisances,
-    key_of,
-    lambdas_of,
-    script,
-    smaller,
-)
+from studies import StudyOptions, budget, script, smaller
 
 from jrouter.inference import standard_error
 from jrouter.methods.rm_auto import SIMPLE, RmAutoConfig, fit_candidates, rm_auto, value_candidates
-from jrouter.nuisances.crossfit import NuisanceConfig
-from jrouter.policy import Problem, evaluate
+from jrouter.policy import evaluate
 from jrouter.synthetic import Regime, make_world
 
 WORLDS = {
@@ -190,9 +180,8 @@ def main(options: Options) -> None:
     for key in study.missing(keys, budget_minutes=minutes):
         source, seed = source_of(key["table"].removeprefix("tuning:"), key["seed"]), key["seed"]
         one = draw_log(source.draw(seed), source.test, logging_rule(key["logging_policy"], *source.confounded), seed)
-        nuisances = estimate_nuisances(seed, one.log, one.split, NuisanceConfig(), fast=options.smoke)
         lambdas = lambdas_of(source, key["logging_policy"], options)
-        setting = Setting(Problem(one.log, one.split, nuisances, lambdas), source.test, one.logging_test)
+        setting = setting_from(one, source.test, lambdas, seed=seed, fast=options.smoke)
         operands = (key_of(seed, "learners"), setting.problem, setting.test)
         known, found = jax.tree.map(np.asarray, learners.program("all", fit_and_judge, operands)(*operands))
         logging = learners.run("logging_policy", seed, setting)[0].utility.mean()

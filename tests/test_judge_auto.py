@@ -27,6 +27,7 @@ import cells  # noqa: E402 (scripts are no package)
 import data  # noqa: E402
 import judge_auto  # noqa: E402
 import judgement  # noqa: E402
+import learners  # noqa: E402
 import paper_claims  # noqa: E402
 import studies  # noqa: E402
 from cells import Estimate  # noqa: E402
@@ -214,8 +215,8 @@ def quick(monkeypatch):
         score, cost = jnp.full(shape, log.score.mean()), jnp.full(shape, log.cost.mean())
         return Nuisances(jnp.full(shape[0], 1 / shape[1]), score, cost, split.fold)
 
-    monkeypatch.setattr(studies, "compiler_options", lambda fast: data.compiler_options(True))
-    monkeypatch.setattr(judge_auto, "estimate_nuisances", means)
+    monkeypatch.setattr(learners, "compiler_options", lambda fast: data.compiler_options(True))
+    monkeypatch.setattr(learners, "estimate_nuisances", means)
     monkeypatch.setattr(judge_auto, "sources", found)
     monkeypatch.setitem(METHODS, AUTO, simple_auto)
 

@@ -28,7 +28,9 @@ import ablate_embedding  # noqa: E402 (scripts are no package)
 import ablate_nuisances  # noqa: E402
 import cells  # noqa: E402
 import data  # noqa: E402
+import learners  # noqa: E402
 import learning_curve  # noqa: E402
+import one_log  # noqa: E402
 import stress_logging  # noqa: E402
 import studies  # noqa: E402
 import tune_auto  # noqa: E402
@@ -199,13 +201,13 @@ def test_one_seed_speaks_for_queries_alone_and_tables_average():
 def test_paired_differences_are_those_of_numpy():
     rng = np.random.default_rng(0)
     ours, theirs = rng.normal(size=(2, 3, 50)).astype(np.float32)
-    found = studies.paired(ours, theirs, None)
+    found = learners.paired(ours, theirs, None)
     difference = (ours - theirs).astype(np.float64)
     np.testing.assert_allclose(found["estimate"], difference.mean(axis=1), atol=1e-6)
     np.testing.assert_allclose(found["error"], difference.std(axis=1) / math.sqrt(50), rtol=1e-5)
     assert found["mean_error"] == pytest.approx(difference.mean(axis=0).std() / math.sqrt(50), rel=1e-4)
     # Every query twice, as one group: the error stays that of 50.
-    twice = studies.paired(np.repeat(ours, 2, 1), np.repeat(theirs, 2, 1), jnp.repeat(jnp.arange(50), 2))
+    twice = learners.paired(np.repeat(ours, 2, 1), np.repeat(theirs, 2, 1), jnp.repeat(jnp.arange(50), 2))
     np.testing.assert_allclose(twice["error"], found["error"], rtol=1e-5)
 
 
@@ -233,7 +235,7 @@ def source():
 
 @pytest.fixture
 def one(source):
-    return studies.draw_log(source.draw(0), source.test, studies.logging_rule("confounded", 1.0, 0.1), 0)
+    return one_log.draw_log(source.draw(0), source.test, data.logging_rule("confounded", 1.0, 0.1), 0)
 
 
 def test_room_changes_sizes_and_not_what_they_hold(one):
@@ -400,9 +402,10 @@ def quick(monkeypatch):
         score, cost = jnp.full(shape, log.score.mean()), jnp.full(shape, log.cost.mean())
         return Nuisances(jnp.full(shape[0], 1 / shape[1]), score, cost, split.fold)
 
-    monkeypatch.setattr(studies, "compiler_options", lambda fast: data.compiler_options(True))
-    for module in (ablate_nuisances, ablate_embedding, stress_logging, learning_curve):
+    monkeypatch.setattr(learners, "compiler_options", lambda fast: data.compiler_options(True))
+    for module in (learners, ablate_nuisances):
         monkeypatch.setattr(module, "estimate_nuisances", means)
+    for module in (ablate_nuisances, ablate_embedding, stress_logging, learning_curve):
         monkeypatch.setattr(module, "sources", lambda options: [small_source(options.n)])
 
 
@@ -442,8 +445,8 @@ def test_a_study_runs_resumes_and_agrees_with_itself(module, variants, reference
     assert [cell["key"]["variant"] for cell in kept] == variants
 
     begun = []
-    whole = studies.Learners.run
-    monkeypatch.setattr(studies.Learners, "run", lambda self, *rest: begun.append(rest[0]) or whole(self, *rest))
+    whole = learners.Learners.run
+    monkeypatch.setattr(learners.Learners, "run", lambda self, *rest: begun.append(rest[0]) or whole(self, *rest))
     module.main(replace(options, methods=CHEAP))
     printed = capsys.readouterr().out
     assert all(variant in printed for variant in variants)
@@ -500,7 +503,7 @@ def test_the_choice_is_replayed_from_what_was_kept(tmp_path, capsys):
         patch.setattr(tune_auto, "CANDIDATES", candidates)
         patch.setattr(tune_auto, "RmAutoConfig", lambda names=candidates[:2]: RmAutoConfig(names))
         patch.setattr(tune_auto, "TEST_ROWS", 500)
-        patch.setattr(studies, "compiler_options", lambda fast: data.compiler_options(True))
+        patch.setattr(learners, "compiler_options", lambda fast: data.compiler_options(True))
         tune_auto.main(options)
         printed = capsys.readouterr().out
         tune_auto.main(options)
