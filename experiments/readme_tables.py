@@ -13,8 +13,9 @@ from data import RESULTS
 from judgement import cells_of, comparison, label, points
 from learning_curve import fitted, rows_needed
 from paper_claims import CAUSAL, CLAIMS, METRICS, VERDICTS
-from report import replace_whole
 from studies import mean_difference, mean_utility
+
+from jrouter.io.results import replace_whole
 
 README = Path(__file__).parent.parent / "README.md"
 JUDGED = RESULTS / "judge_auto.json"

@@ -119,8 +119,15 @@ def take_members(members: Members, places: Array) -> Members:
 
 def take_state(state: StackedState, places: Array) -> StackedState:
     """The state of some members, by their places [m]."""
-    stacks = (take(part, places) for part in (state.params, state.mean, state.square, state.best))
-    return StackedState(*stacks, state.best_loss[places], state.waited[places], state.epoch)
+    return StackedState(
+        params=take(state.params, places),
+        mean=take(state.mean, places),
+        square=take(state.square, places),
+        best=take(state.best, places),
+        best_loss=state.best_loss[places],
+        waited=state.waited[places],
+        epoch=state.epoch,
+    )
 
 
 def make_stacked_train(network: nn.Module, surrogate: Callable, config: StackedConfig) -> StackedTrain:
@@ -197,8 +204,8 @@ def make_stacked_train(network: nn.Module, surrogate: Callable, config: StackedC
             params, mean, square, count = carry
             (_, value), gradient = jax.value_and_grad(loss, has_aux=True)(params, index)
             count = count + 1
-            rate = per_network(members.hyper.learning_rate * decay(count - 1), params)
-            shrink = per_network(members.hyper.weight_decay, params)
+            rate = per_network(jnp.asarray(members.hyper.learning_rate * decay(count - 1)), params)
+            shrink = per_network(jnp.asarray(members.hyper.weight_decay), params)
             mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mean, gradient)
             square = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, square, gradient)
             one, two = (1.0 - jnp.float32(b) ** count for b in (0.9, 0.999))
