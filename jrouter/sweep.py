@@ -6,7 +6,9 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from jrouter.sharding import place_members, place_state
 from jrouter.stacked import unstack
 from jrouter.train import Hyper, Rows, TrainKeys
 from jrouter.train_stacked import (
@@ -145,6 +147,7 @@ def run_sweep(
     config: StackedConfig,
     at_once: int | None = None,
     epochs_at_once: int | None = None,
+    mesh: Mesh | None = None,
     on_chunk: Callable[[Progress, Chunk], None] | None = None,
     load_chunk: Callable[[int], Chunk | None] | None = None,
 ) -> Swept:
@@ -163,6 +166,8 @@ def run_sweep(
       config: static sizes.
       at_once: routers in a group; None for all.
       epochs_at_once: epochs in a chunk; None for `patience`, or for all where no router stops.
+      mesh: of `sharding.make_mesh`, over whose devices routers are divided, and rows as they were placed;
+        None for the default device.
       on_chunk: called after each chunk, to show progress and to keep the group's `Chunk`.
       load_chunk: number of a group -> what `on_chunk` was given last of it, or None. Training goes on
         from there, with the very numbers of a run that was not interrupted.
@@ -173,6 +178,7 @@ def run_sweep(
     n_routers = members.replicate.shape[0]
     at_once = min(at_once or n_routers, n_routers)
     epochs_at_once = epochs_at_once or config.patience or config.epochs
+    devices = 1 if mesh is None else mesh.shape["routers"]
     init, narrow = jax.jit(train.init), jax.jit(take_state)
     # The state is the bulk of the memory: it is updated in place.
     advance = jax.jit(train.advance, static_argnames="epochs", donate_argnums=0)
@@ -181,18 +187,22 @@ def run_sweep(
     for group, start in enumerate(starts):
         ours = take_members(members, jnp.arange(start, min(start + at_once, n_routers)))
         chunk = load_chunk(group) if load_chunk is not None else None
+        n_ours = ours.replicate.shape[0]
         if chunk is None:
-            state, places, swept = init(ours, rows, valid), np.arange(ours.replicate.shape[0]), None
+            places, swept = filled(np.arange(n_ours), -(-n_ours // devices) * devices), None
+            state = init(placed(take_members(ours, places), mesh), rows, valid)
         else:
             state, places, swept = jax.tree.map(jnp.asarray, chunk.state), chunk.places, chunk.swept
         active = active_places(state, places, config)
         while active.size:
-            if (size := stack_size(active.size, ours.replicate.shape[0])) < places.size:
-                kept = np.concatenate([active, np.full(size - active.size, active[0])])
-                state = narrow(state, jnp.array([int(np.argmax(places == place)) for place in kept]))
+            size = devices * stack_size(-(-active.size // devices), -(-n_ours // devices))
+            if size < places.size:
+                kept = filled(active, size)
+                state = narrow(state, np.array([int(np.argmax(places == place)) for place in kept]))
                 places = kept
             epochs = min(epochs_at_once, config.epochs - int(state.epoch))
-            state, _ = advance(state, take_members(ours, jnp.asarray(places)), rows, valid, shuffle, epochs=epochs)
+            crew = placed(take_members(ours, places), mesh)
+            state, _ = advance(placed(state, mesh), crew, rows, valid, shuffle, epochs=epochs)
             swept = settled(swept, state, places)
             active = active_places(state, places, config)
             if on_chunk is not None:
@@ -202,6 +212,18 @@ def run_sweep(
                 on_chunk(progress, Chunk(places, jax.device_get(state), swept))
         finished.append(swept)
     return jax.tree.map(lambda *parts: np.concatenate(parts), *finished)
+
+
+def placed(part: Any, mesh: Mesh | None) -> Any:
+    """Members or a state over the devices of a mesh; as they are without one."""
+    if mesh is None:
+        return part
+    return place_state(part, mesh) if isinstance(part, StackedState) else place_members(part, mesh)
+
+
+def filled(places: np.ndarray, size: int) -> np.ndarray:
+    """Places [size], those given and then the first again and again: what becomes of it is looked at once."""
+    return np.concatenate([places, np.full(size - places.size, places[0])])
 
 
 def active_places(state: StackedState, places: np.ndarray, config: StackedConfig) -> np.ndarray:
@@ -232,9 +254,9 @@ def settled(swept: Swept | None, state: StackedState, places: np.ndarray) -> Swe
     """
     params = jax.device_get(unstack(state.best))
     now = Swept(params, np.asarray(state.best_loss), np.full(places.size, int(state.epoch)))
-    if swept is None:
-        return now
     places, first = np.unique(places, return_index=True)
+    if swept is None:
+        return jax.tree.map(lambda new: new[first], now)
 
     def updated(old, new):
         whole = old.copy()

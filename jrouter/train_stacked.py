@@ -35,14 +35,20 @@ class StackedConfig(TrainConfig):
         float32.
       weight_by_replicate: row weights are [S, n], of S replicates.
       targets_by_replicate: targets are [S, n, ...].
+      row_blocks: rows are in so many blocks of equal length, and a minibatch takes as many of each, in an
+        order of its own: devices or processes that hold a block need no other's rows. It changes the order
+        of rows, so results are the same wherever the blocks are, and others with another number of blocks.
     """
 
     patience: int | None = None
     dtype: str = "float32"
     weight_by_replicate: bool = False
     targets_by_replicate: bool = False
+    row_blocks: int = 1
 
     def __post_init__(self):
+        if self.row_blocks < 1 or self.batch_size % self.row_blocks:
+            raise ValueError(f"row_blocks: expected a divisor of batch_size {self.batch_size}, got {self.row_blocks}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype: expected float32 or bfloat16, got {self.dtype!r}")
         if self.keep_epochs:
@@ -112,12 +118,12 @@ def members_of(keys: Array, settings: Any, hyper: Hyper, replicate: Array | None
     return Members(keys, settings, wide, jnp.zeros(n, jnp.int32) if replicate is None else replicate)
 
 
-def take_members(members: Members, places: Array) -> Members:
+def take_members(members: Members, places: Any) -> Members:
     """Some members, by their places [m]."""
     return jax.tree.map(lambda leaf: leaf[places], members)
 
 
-def take_state(state: StackedState, places: Array) -> StackedState:
+def take_state(state: StackedState, places: Any) -> StackedState:
     """The state of some members, by their places [m]."""
     return StackedState(
         params=take(state.params, places),
@@ -128,6 +134,20 @@ def take_state(state: StackedState, places: Array) -> StackedState:
         waited=state.waited[places],
         epoch=state.epoch,
     )
+
+
+def taken(leaf: Array, index: Array) -> Array:
+    """Rows of [n, ...] in D blocks, at places [D, m] within each block: [D * m, ...]."""
+    blocks = leaf.reshape(index.shape[0], -1, *leaf.shape[1:])
+    return jax.vmap(lambda block, places: block[places])(blocks, index).reshape(-1, *leaf.shape[1:])
+
+
+def minibatches(key: Array, n_rows: int, n_batches: int, batch: int, blocks: int) -> Array:
+    """[n_batches, blocks, batch / blocks], places within each block, every block in an order of its own."""
+    keys = key[None] if blocks == 1 else jax.random.split(key, blocks)
+    order = jax.vmap(lambda key: jax.random.permutation(key, n_rows // blocks))(keys)
+    used = order[:, : n_batches * batch // blocks]
+    return used.reshape(blocks, n_batches, batch // blocks).transpose(1, 0, 2)
 
 
 def make_stacked_train(network: nn.Module, surrogate: Callable, config: StackedConfig) -> StackedTrain:
@@ -154,23 +174,24 @@ def make_stacked_train(network: nn.Module, surrogate: Callable, config: StackedC
         return (by_row * (weight[members.replicate] if config.weight_by_replicate else weight)).sum(axis=1)
 
     def pick(rows: Rows, index: Array) -> tuple[Array, Any, Array]:
+        """x, targets and weight of the rows at `index` [row_blocks, m], places within each block."""
         x, targets = rows.examples
-        if config.targets_by_replicate:
-            targets = jax.tree.map(lambda leaf: leaf[:, index], targets)
-        else:
-            targets = jax.tree.map(lambda leaf: leaf[index], targets)
-        return x[index], targets, rows.weight[..., index]
+        by_replicate = jax.vmap(taken, in_axes=(0, None))
+        of_targets = by_replicate if config.targets_by_replicate else taken
+        of_weight = by_replicate if config.weight_by_replicate else taken
+        targets = jax.tree.map(lambda leaf: of_targets(leaf, index), targets)
+        return taken(x, index), targets, of_weight(rows.weight, index)
 
     def validate(params: Stacked, members: Members, valid: Rows | None) -> Array:
         if valid is None:
             return jnp.zeros(members.replicate.shape)
-        n = valid.weight.shape[-1]
-        size = min(n, config.batch_size)
-        index = jnp.arange(-(-n // size) * size).reshape(-1, size)
+        n = valid.weight.shape[-1] // config.row_blocks
+        size = min(n, config.batch_size // config.row_blocks)
+        index = jnp.arange(-(-n // size) * size).reshape(-1, 1, size).repeat(config.row_blocks, axis=1)
 
         def add(total, index):
             x, targets, weight = pick(valid, jnp.minimum(index, n - 1))
-            return total + losses(params, members, x, targets, jnp.where(index < n, weight, 0.0)), None
+            return total + losses(params, members, x, targets, jnp.where(index.reshape(-1) < n, weight, 0.0)), None
 
         total, _ = jax.lax.scan(add, jnp.zeros(members.replicate.shape), index)
         whole = jnp.maximum(valid.weight.sum(axis=-1), 1e-30)
@@ -187,7 +208,11 @@ def make_stacked_train(network: nn.Module, surrogate: Callable, config: StackedC
         state: StackedState, members: Members, rows: Rows, valid: Rows | None, shuffle: Array, *, epochs: int
     ) -> tuple[StackedState, TrainInfo]:
         n_rows = rows.weight.shape[-1]
-        batch = max(1, min(config.batch_size, n_rows // config.min_batches))
+        blocks = config.row_blocks
+        for part in (rows, valid):
+            if part is not None and part.weight.shape[-1] % blocks:
+                raise ValueError(f"{part.weight.shape[-1]} rows are not in {blocks} blocks of equal length: pad them")
+        batch = max(blocks, min(config.batch_size, n_rows // config.min_batches) // blocks * blocks)
         n_batches = n_rows // batch
         mean_weight = jnp.maximum(rows.weight.mean(axis=-1), 1e-30)
         scale = batch * (mean_weight[members.replicate] if config.weight_by_replicate else mean_weight)
@@ -216,8 +241,7 @@ def make_stacked_train(network: nn.Module, surrogate: Callable, config: StackedC
             return (jax.tree.map(moved, params, mean, square, rate, shrink), mean, square, count), value
 
         def epoch(state: StackedState, _):
-            order = jax.random.permutation(jax.random.fold_in(shuffle, state.epoch), n_rows)
-            index = order[: n_batches * batch].reshape(n_batches, batch)
+            index = minibatches(jax.random.fold_in(shuffle, state.epoch), n_rows, n_batches, batch, blocks)
             carry = state.params, state.mean, state.square, state.epoch * n_batches
             (params, mean, square, _), value = jax.lax.scan(step, carry, index)
             valid_loss = validate(params, members, valid)
