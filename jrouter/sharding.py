@@ -11,7 +11,9 @@ and gives `rows_of_process` the rows it has read, and all call the same function
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -73,5 +75,30 @@ def rows_of_process(rows: Any, mesh: Mesh, *, axis: int = 0) -> Any:
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), rows)
 
 
+def place_key(key: Array, mesh: Mesh) -> Array:
+    """A key that every device has."""
+    return _put(key, mesh, P())
+
+
+def on_host(tree: Any) -> Any:
+    """NumPy arrays of a pytree of arrays, whichever processes hold them; to be called by all of these."""
+
+    def fetched(leaf):
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.asarray(leaf)
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(fetched, tree)
+
+
 def _put(leaf: Array, mesh: Mesh, spec: P) -> Array:
-    return jax.device_put(leaf, NamedSharding(mesh, spec))
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), mesh, spec), impl=jax.random.key_impl(leaf))
+    sharding = NamedSharding(mesh, spec)
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return jax.jit(lambda array: array, out_shardings=sharding)(leaf)
+    # Every process has the whole of it, and gives its devices their parts.
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])

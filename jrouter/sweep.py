@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jrouter.sharding import place_members, place_state
+from jrouter.sharding import on_host, place_key, place_members, place_state
 from jrouter.stacked import unstack
 from jrouter.train import Hyper, Rows, TrainKeys
 from jrouter.train_stacked import (
@@ -180,6 +180,8 @@ def run_sweep(
     epochs_at_once = epochs_at_once or config.patience or config.epochs
     devices = 1 if mesh is None else mesh.shape["routers"]
     init, narrow = jax.jit(train.init), jax.jit(take_state)
+    if mesh is not None:
+        shuffle = place_key(shuffle, mesh)
     # The state is the bulk of the memory: it is updated in place.
     advance = jax.jit(train.advance, static_argnames="epochs", donate_argnums=0)
     starts = range(0, n_routers, at_once)
@@ -209,7 +211,7 @@ def run_sweep(
                 epoch = int(state.epoch)
                 done = (group + (epoch / config.epochs if active.size else 1.0)) / len(starts)
                 progress = Progress(group, len(starts), epoch, config.epochs, active.size, done)
-                on_chunk(progress, Chunk(places, jax.device_get(state), swept))
+                on_chunk(progress, Chunk(places, on_host(state), swept))
         finished.append(swept)
     return jax.tree.map(lambda *parts: np.concatenate(parts), *finished)
 
@@ -230,7 +232,7 @@ def active_places(state: StackedState, places: np.ndarray, config: StackedConfig
     """Which routers of a group are to be trained on, of those in the stack."""
     if int(state.epoch) >= config.epochs:
         return np.zeros(0, int)
-    return np.unique(places[np.asarray(state.waited) < (NEVER if config.patience is None else config.patience)])
+    return np.unique(places[on_host(state.waited) < (NEVER if config.patience is None else config.patience)])
 
 
 def stack_size(active: int, whole: int) -> int:
@@ -252,8 +254,8 @@ def settled(swept: Swept | None, state: StackedState, places: np.ndarray) -> Swe
       state: of the stack.
       places: [m], of its routers within the group.
     """
-    params = jax.device_get(unstack(state.best))
-    now = Swept(params, np.asarray(state.best_loss), np.full(places.size, int(state.epoch)))
+    params = on_host(unstack(state.best))
+    now = Swept(params, on_host(state.best_loss), np.full(places.size, int(state.epoch)))
     places, first = np.unique(places, return_index=True)
     if swept is None:
         return jax.tree.map(lambda new: new[first], now)
