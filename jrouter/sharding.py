@@ -23,14 +23,18 @@ from jrouter.types import Array
 
 
 def make_mesh(*, routers: int = 1, rows: int = 1) -> Mesh:
-    """A mesh of routers x rows devices, over all processes.
+    """A mesh of routers x rows devices, over all processes; each process has rows of its own.
 
     Raises:
-      ValueError: if there are not as many devices.
+      ValueError: if there are not as many devices, or rows cannot be divided over the processes.
     """
     if routers * rows != jax.device_count():
         raise ValueError(f"a mesh of {routers} x {rows} needs {routers * rows} devices, there are {jax.device_count()}")
-    return jax.make_mesh((routers, rows), ("routers", "rows"), axis_types=(AxisType.Auto, AxisType.Auto))
+    if rows % jax.process_count():
+        raise ValueError(f"rows: expected a multiple of the {jax.process_count()} processes, got {rows}")
+    # Devices come process by process: rows are the outer axis, so that no process holds another's.
+    devices = np.array(jax.devices()).reshape(rows, routers).T
+    return Mesh(devices, ("routers", "rows"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def place_members(members: Members, mesh: Mesh) -> Members:
@@ -72,7 +76,13 @@ def rows_of_process(rows: Any, mesh: Mesh, *, axis: int = 0) -> Any:
       axis: of the rows.
     """
     sharding = NamedSharding(mesh, P(*[None] * axis, "rows"))
-    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), rows)
+
+    def whole(leaf):
+        shape = list(leaf.shape)
+        shape[axis] *= jax.process_count()
+        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf), tuple(shape))
+
+    return jax.tree.map(whole, rows)
 
 
 def place_key(key: Array, mesh: Mesh) -> Array:
