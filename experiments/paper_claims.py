@@ -108,6 +108,7 @@ class Pair(NamedTuple):
       differences: metric -> first less second; also "cost", in the table's unit.
       cost_ratio: mean cost of the first over that of the second; None where that is 0.
       variance_ratio: metric -> (ratio of variances over seeds, low, high); None without two seeds each.
+      sha256: of the table's file, or None.
     """
 
     claim: str
@@ -120,6 +121,7 @@ class Pair(NamedTuple):
     differences: dict[str, Estimate]
     cost_ratio: float | None
     variance_ratio: dict[str, tuple[float, float, float] | None]
+    sha256: str | None = None
 
 
 def verdict(estimate: Estimate, seeds: int, claim: Claim) -> str:
@@ -172,7 +174,8 @@ def pairs_of(path: Path) -> list[Pair]:
                         seeds = sorted(ours.keys() & theirs.keys())
                         if seeds:
                             both = [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
-                            found.append(_pair((name, group["table"], policy, n, first, second), *both))
+                            pair = _pair((name, group["table"], policy, n, first, second), *both)
+                            found.append(pair._replace(sha256=group["sha256"]))
     return found
 
 
@@ -196,7 +199,7 @@ def _pair(head: tuple[str, str, str, int, str, str], ours: list[dict], theirs: l
 
 def records(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """What the JSON holds: a group per setting, its pairs, intervals as [estimate, low, high]."""
-    settings: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    settings: dict[tuple[str, str | None, str, int], list[dict[str, Any]]] = {}
     for pair in pairs:
         row: dict[str, Any] = {"claim": pair.claim, "first": pair.first, "second": pair.second, "seeds": pair.seeds}
         for metric in METRICS:
@@ -205,10 +208,10 @@ def records(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
         row["cost"], row["cost_ratio"] = _interval(pair, "cost"), pair.cost_ratio
         if pair.claim == "softmax":
             row["variance_ratio"] = pair.variance_ratio
-        settings.setdefault((pair.table, pair.policy, pair.n), []).append(row)
+        settings.setdefault((pair.table, pair.sha256, pair.policy, pair.n), []).append(row)
     return [
-        {"table": table, "logging_policy": policy, "n": n, "pairs": rows}
-        for (table, policy, n), rows in settings.items()
+        {"table": table, "sha256": sha256, "logging_policy": policy, "n": n, "pairs": rows}
+        for (table, sha256, policy, n), rows in settings.items()
     ]
 
 

@@ -1,23 +1,27 @@
-"""Writes the README's tables from committed result files: no number there is typed by hand.
+"""Writes the tables of README.md and experiments/README.md from committed result files alone.
 
-python experiments/readme_tables.py            # rewrites README.md between its markers, in a second
+python experiments/readme_tables.py            # rewrites both between their markers, in a second
 """
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from cells import current, select, values_of
 from data import RESULTS
-from judgement import cells_of, comparison, label, points
+from judgement import cells_of, comparison, hindsight, label, points, target_at, verdicts
 from learning_curve import fitted, rows_needed
 from paper_claims import CAUSAL, CLAIMS, METRICS, VERDICTS
 from studies import mean_difference, mean_utility
+from tune_auto import STRENGTHS, SUPPORTS, losses
 
 from jrouter.io.results import replace_whole
+from jrouter.methods.rm_auto import RmAutoConfig
 
-README = Path(__file__).parent.parent / "README.md"
+PAGES = Path(__file__).parent.parent / "README.md", Path(__file__).parent / "README.md"
 JUDGED = RESULTS / "judge_auto.json"
 COMPARISONS = {
     "linear": ("synthetic_linear", 0),
@@ -97,6 +101,21 @@ def judge_table() -> str:
     return "\n".join(lines)
 
 
+def targets_table() -> str:
+    """Mean loss of rm_auto to the best in hindsight by rows of the log, and what is aimed at."""
+    cells = cells_of(JUDGED)
+    lost = Counter(cells[place].n for (place, _), verdict in verdicts(cells).items() if verdict.outcome == "loss")
+    lines = [
+        "| rows of the log | settings | mean loss to the best in hindsight | aim | losses after Holm's correction |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for n, here, loss, _ in hindsight(cells):
+        target = target_at(n)
+        aim = "" if target is None else f"{100 * target:.1f}"
+        lines.append(f"| {n:,} | {len(here)} | {points(loss)} | {aim} | {lost[n]} |")
+    return "\n".join(lines)
+
+
 def hindsight_table() -> str:
     """What rm_auto loses to the best of these in hindsight, cell by cell."""
     lines = [
@@ -149,8 +168,10 @@ def claims_table() -> str:
     """The paper's claims: median difference over pairs of methods and settings, and verdicts."""
     pairs = [pair for setting in load("paper_claims") for pair in setting["pairs"]]
     lines = [
-        "| claim | pairs | metric | claimed | median [least, greatest] | " + " | ".join(VERDICTS[:4]) + " |",
-        "|---|---|---|---:|---:|" + "---:|" * 4,
+        "| claim | pairs | metric | claimed | median [least, greatest] | "
+        + " | ".join(VERDICTS[:4])
+        + " | variance ratio |",
+        "|---|---|---|---:|---:|" + "---:|" * 5,
     ]
     for claim, parts in PARTS.items():
         claimed = f"{100 * CLAIMS[claim].low:+g} to {100 * CLAIMS[claim].high:g}"
@@ -161,7 +182,9 @@ def claims_table() -> str:
                 ends = f"{median(values):+.1f} [{min(values):+.1f}, {max(values):+.1f}]"
                 counts = [sum(pair[f"{metric}_verdict"] == verdict for pair in mine) for verdict in VERDICTS[:4]]
                 head = f"| {claim} | {said} | {metric.replace('_', ' ')} | {claimed} | {ends} | "
-                lines.append(head + " | ".join(map(str, counts)) + " |")
+                ratios = [pair["variance_ratio"][metric][0] for pair in mine if pair.get("variance_ratio")]
+                ratio = f"{median(ratios):.2f}" if ratios else ""
+                lines.append(head + " | ".join([*map(str, counts), ratio]) + " |")
     return "\n".join(lines)
 
 
@@ -180,24 +203,47 @@ def slopes_table() -> str:
     return "\n".join(lines)
 
 
+def tuning_table() -> str:
+    """Loss of rm_auto's rule to the best candidate, by its two numbers; its own in bold."""
+    config = RmAutoConfig()
+    cells = [cell for group in current(RESULTS / "tune_auto.json") for cell in group["cells"]]
+    heads = [f"{support:g} standard errors" for support in SUPPORTS]
+    lines = ["| strength per row | " + " | ".join(heads) + " |", "|---:|" + "---:|" * len(SUPPORTS)]
+    for place, strength in enumerate(STRENGTHS):
+        line = []
+        for support in SUPPORTS:
+            found = 100 * losses(cells, place, config.candidates, support=support)
+            text = f"{found.mean():.2f}, {found.max():.1f}"
+            own = (strength, support) == (config.strength_per_row, config.support)
+            line.append(f"**{text}**" if own else text)
+        lines.append(f"| {strength:g} | " + " | ".join(line) + " |")
+    return "\n".join(lines)
+
+
 TABLES = {
     "comparison": comparison_table,
     "claim": claim_table,
     "interval": interval_table,
     "judge": judge_table,
+    "targets": targets_table,
     "hindsight": hindsight_table,
+    "claims": claims_table,
+    "nuisances": lambda: variant_table("ablate_nuisances", "variant", to="base"),
+    "embedding": lambda: variant_table("ablate_embedding", "variant"),
+    "stress": lambda: variant_table("stress_logging", "variant"),
+    "learning": lambda: variant_table("learning_curve", "n"),
+    "slopes": slopes_table,
+    "tuning": tuning_table,
 }
+MARKER = re.compile(r"<!-- (\w+) -->\n.*?<!-- /\1 -->", re.DOTALL)
 
 
 def filled(text: str) -> str:
-    """README text with every table between `<!-- name -->` and `<!-- /name -->` made anew."""
-    for name, table in TABLES.items():
-        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        before, rest = text.split(start)
-        _, after = rest.split(end)
-        text = f"{before}{start}\n{table()}\n{end}{after}"
-    return text
+    """A page's text with every table between `<!-- name -->` and `<!-- /name -->` made anew."""
+    return MARKER.sub(lambda found: f"<!-- {found[1]} -->\n{TABLES[found[1]]()}\n<!-- /{found[1]} -->", text)
 
 
 if __name__ == "__main__":
-    replace_whole(README, lambda file: file.write(filled(README.read_text())))
+    for page in PAGES:
+        text = filled(page.read_text())
+        replace_whole(page, lambda file, text=text: file.write(text))
