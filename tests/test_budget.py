@@ -14,7 +14,9 @@ from jrouter.train_stacked import StackedConfig, make_stacked_train, members_of,
 R, N, D, T = 9, 64, 16, 3
 NETWORK = RouterNetwork(T, (32,))
 TRAIN = make_stacked_train(
-    NETWORK, lambda logits, targets, lam: softmax_regret(logits, utility(*targets, lam)), StackedConfig(2, 16)
+    NETWORK,
+    lambda logits, targets, lam: softmax_regret(logits, utility(targets[0], targets[1], lam)),
+    StackedConfig(2, 16),
 )
 KEYS = jax.vmap(jax.random.key)(jnp.arange(R))
 MEMBERS = members_of(KEYS, jnp.linspace(0.0, 1.0, R), Hyper())

@@ -74,7 +74,7 @@ def results(running) -> list[list[dict]]:
 
 
 @cache
-def alone():
+def alone() -> dict[int, dict]:
     """One device, with rows in 1, 2 and 4 blocks."""
     (found,) = results([start(0, 1, 0, 1, [(1, 1, 1), (1, 1, 2), (1, 1, 4)])])
     return dict(zip((1, 2, 4), found, strict=True))

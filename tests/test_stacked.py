@@ -25,7 +25,7 @@ QUICK = {"xla_backend_optimization_level": 0}
 
 
 def surrogate(logits, targets, lam):
-    return softmax_regret(logits, utility(*targets, lam))
+    return softmax_regret(logits, utility(targets[0], targets[1], lam))
 
 
 def examples(seed, n=N, *leading):
