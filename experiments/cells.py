@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from report import SCHEMA, plain, write_json
 from scipy import stats
 from tqdm import tqdm
 
 import jrouter
+from jrouter.io.results import SCHEMA, plain, write_json
 
 Key = dict[str, Any]
 
 
-PRESENTATION = ("figures.py", "judgement.py", "readme_tables.py", "report.py", "study_figures.py")
+PRESENTATION = ("figures.py", "judgement.py", "readme_tables.py", "results.py", "study_figures.py")
 """Files that show cells and do not compute them."""
 
 

@@ -39,11 +39,11 @@ from data import (
     sources,
 )
 from figures import score_against_cost, utility_over_lambda
-from report import text_table, write_csv, write_json
 from tqdm import tqdm
 
 from jrouter.inference import paired_bootstrap, percentile_interval
 from jrouter.io.columns import DataError
+from jrouter.io.results import text_table, write_csv, write_json
 from jrouter.methods import METHODS
 from jrouter.metrics import cost_increases, decide, utility
 from jrouter.policy import Outcomes, evaluate, judge

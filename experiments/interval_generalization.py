@@ -36,12 +36,12 @@ from data import (
     sources,
 )
 from figures import interval_figure
-from report import text_table, write_csv, write_json
 from tqdm import tqdm
 
 from jrouter import synthetic
 from jrouter.inference import paired_bootstrap, percentile_interval
 from jrouter.io.columns import DataError
+from jrouter.io.results import text_table, write_csv, write_json
 from jrouter.methods.rm_interval import HEADS, RmIntervalConfig, rm_interval
 from jrouter.methods.rm_softmax import rm_softmax
 from jrouter.metrics import cost_increases

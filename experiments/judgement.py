@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cells import Estimate, current, over_seeds, over_tables, select, values_of
-from report import text_table
 from scipy import stats
+
+from jrouter.io.results import text_table
 
 AUTO = "rm_auto"
 REGRESSIONS = tuple(f"regress_and_compare_{name}" for name in ("ridge", "pooled", "knn", "stacked", "mlp"))

@@ -29,7 +29,6 @@ from compare_methods import chosen_methods
 from data import Source, logging_names, logging_rule, sources
 from learners import Learners, Setting, setting_from
 from one_log import draw_log, lambdas_of
-from report import text_table
 from studies import (
     StudyOptions,
     budget,
@@ -43,6 +42,7 @@ from studies import (
 )
 from study_figures import learning_figure
 
+from jrouter.io.results import text_table
 from jrouter.methods.carrot import CarrotConfig, carrot
 from jrouter.methods.rm_softmax import RmSoftmaxConfig, rm_softmax
 from jrouter.types import Array, take_rows

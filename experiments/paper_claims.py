@@ -39,10 +39,11 @@ import numpy as np
 from cells import Estimate, current, over_seeds, select, values_of
 from data import RESULTS
 from judgement import REGRESSIONS
-from report import text_table, write_csv, write_json
 from scipy import stats
 from studies import script
 from study_figures import claims_figure
+
+from jrouter.io.results import text_table, write_csv, write_json
 
 BASELINES = ("baseline_shared", "baseline_per_model")
 CAUSAL = ("cf_regression", "causal_carrot_mlp", "causal_carrot_knn")

@@ -15,10 +15,10 @@ from data import RESULTS
 from judgement import cells_of, comparison, hindsight, label, points, target_at, verdicts
 from learning_curve import fitted, rows_needed
 from paper_claims import CAUSAL, CLAIMS, METRICS, VERDICTS
-from report import replace_whole
 from studies import mean_difference, mean_utility
 from tune_auto import STRENGTHS, SUPPORTS, losses
 
+from jrouter.io.results import replace_whole
 from jrouter.methods.rm_auto import RmAutoConfig
 
 PAGES = Path(__file__).parent.parent / "README.md", Path(__file__).parent / "README.md"

@@ -16,9 +16,9 @@ from cells import Estimate, Key, Study, current, identity, over_seeds, select, v
 from compare_methods import chosen_methods
 from data import DataOptions, Source, smoke_size
 from learners import Learners, Setting, paired
-from report import text_table, write_csv
 
 from jrouter.io.columns import DataError
+from jrouter.io.results import text_table, write_csv
 from jrouter.policy import Outcomes
 
 METRICS = ("utility", "regret", "routing_accuracy", "score", "cost")

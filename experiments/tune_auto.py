@@ -29,10 +29,10 @@ from cells import Key, Study, current
 from data import TEST_ROWS, Source, draws, logging_names, logging_rule
 from learners import Learners, setting_from
 from one_log import draw_log, key_of, lambdas_of
-from report import text_table
 from studies import StudyOptions, budget, script, smaller
 
 from jrouter.inference import standard_error
+from jrouter.io.results import text_table
 from jrouter.methods.rm_auto import SIMPLE, RmAutoConfig, fit_candidates, rm_auto, value_candidates
 from jrouter.policy import evaluate
 from jrouter.synthetic import Regime, make_world

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jrouter.io import results as report
 from jrouter.methods import METHODS
 from jrouter.types import Nuisances
 
@@ -25,7 +26,6 @@ sys.path.insert(0, str(EXPERIMENTS))
 import compare_methods  # noqa: E402 (scripts are no package)
 import data  # noqa: E402
 import interval_generalization  # noqa: E402
-import report  # noqa: E402
 
 ASKED = ["best_single", "regress_and_compare_ridge", "rm_softmax", "logging_policy", "oracle"]
 HEADER = "table,logging_policy,method,lambda,seed,n_train,n_test,utility,regret,routing_accuracy,score,cost,seconds"

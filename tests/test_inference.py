@@ -1,11 +1,21 @@
 """Bootstrap and standard errors against what theory says, within their Monte Carlo error."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
-from jrouter.inference import paired_bootstrap, percentile_interval, resample_counts, standard_error
+from jrouter.inference import (
+    bootstrap_means,
+    paired_bootstrap,
+    percentile_interval,
+    poisson_counts,
+    resample_counts,
+    standard_error,
+)
 
 B = 4000
 bootstrap = jax.jit(paired_bootstrap, static_argnames="n_resamples")
@@ -133,3 +143,40 @@ def test_groups_and_weights_together():
     expected = np.sqrt(sum(influence[group == g].sum() ** 2 for g in range(10))) / weight.sum()
     arrays = (jnp.asarray(part, jnp.float32) for part in (values, weight))
     np.testing.assert_allclose(standard_error(*arrays, group=jnp.asarray(group)), expected, rtol=1e-4)
+
+
+def test_poisson_counts_have_the_right_distribution():
+    counts = np.asarray(poisson_counts(jax.random.key(0), (1000, 1000)))
+    share = np.bincount(counts.ravel(), minlength=8)[:8] / counts.size
+    expected = stats.poisson.pmf(np.arange(8), 1.0)
+    assert (np.abs(share - expected) < 4 * np.sqrt(expected / counts.size) + 1 / 65_536).all()
+    # Rows and columns are independent: means vary as those of independent counts do.
+    assert counts.mean(axis=0).std() == pytest.approx(1000**-0.5, rel=0.1)
+    assert counts.mean(axis=1).std() == pytest.approx(1000**-0.5, rel=0.1)
+    other = np.asarray(poisson_counts(jax.random.key(1), (1000, 1000)))
+    assert abs(np.corrcoef(counts.ravel(), other.ravel())[0, 1]) < 4e-3
+
+
+@pytest.mark.parametrize("n_resamples,at_once", [(4000, 64), (4001, 4001)])
+def test_resampled_means_vary_as_the_mean_does(n_resamples, at_once):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(500, 2)) * [1.0, 3.0] + [0.0, 2.0]
+    weight = rng.uniform(0.5, 2.0, 500)
+    run = jax.jit(partial(bootstrap_means, n_resamples=n_resamples, at_once=at_once))
+    got = np.asarray(run(jax.random.key(1), jnp.asarray(values, jnp.float32), jnp.asarray(weight, jnp.float32)))
+    assert got.shape == (n_resamples, 2)
+    mean = weight @ values / weight.sum()
+    error = np.sqrt(((weight[:, None] * (values - mean)) ** 2).sum(axis=0)) / weight.sum()
+    np.testing.assert_allclose(got.mean(axis=0), mean, atol=4 * error.max() / np.sqrt(n_resamples))
+    np.testing.assert_allclose(got.std(axis=0), error, rtol=0.06)
+    # Differences of columns are paired.
+    paired = (values[:, 0] - values[:, 1]).std() / np.sqrt(500)
+    assert (got[:, 0] - got[:, 1]).std() == pytest.approx(paired, rel=0.12)
+
+
+def test_rows_of_a_group_are_drawn_together():
+    values = jnp.repeat(jax.random.normal(jax.random.key(0), (100, 1)), 5, axis=0)
+    group = jnp.repeat(jnp.arange(100), 5)
+    alone = bootstrap_means(jax.random.key(1), values, n_resamples=2000)
+    together = bootstrap_means(jax.random.key(1), values, group=group, n_resamples=2000)
+    assert float(together.std() / alone.std()) == pytest.approx(5**0.5, rel=0.08)

@@ -1,0 +1,287 @@
+"""How fast is a sweep of routers, beside what people would use instead?
+
+    pip install torch==2.13.0 && python benchmarks/sweep.py       # 22 routers, 3 repeats, about 30 minutes on 2 cores
+    python benchmarks/sweep.py --seeds 10 --repeats 1             # the paper's 220 routers
+    python benchmarks/sweep.py --smoke --peers none               # under 1 minute, without torch
+
+The paper's sweep: 11 cost preferences x 2 surrogates (softmax regret, weighted cross-entropy), networks
+d-200-200-T, AdamW, minibatches of 512, on one log of 25,000 rows. Contestants, one after the other, again
+and again, on the same rows in the same minibatches:
+
+- stacked: `run_sweep`, all routers at once; in float32 and with products of bfloat16 numbers;
+- jax_loop: the same training of one network at a time, compiled once;
+- torch_loop: PyTorch, one router at a time; also with bfloat16 autocast;
+- torch_vmap: PyTorch, all routers at once by torch.func.vmap.
+
+Compile time is apart. Beside seconds: operations (multiplications and additions of matrix products) per
+second, as a share of the rate of a 2,048 x 2,048 product measured in between, and the test utility of the
+routers. `stacked_stopping` stops routers early, for the time to equal utility; its routers are compared by
+test utility, and the loops' nuisances are fitted anew for each lambda, as they are where each lambda is a
+run of its own. Writes <out>/sweep.json.
+"""
+
+import importlib.util
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from measure import RESULTS, Timed, alternate, matrix_rate, write
+
+from jrouter.estimators import counterfactual_scores
+from jrouter.logging_policies import confounded, simulate_log
+from jrouter.losses import cost_weighted_surrogate, softmax_regret
+from jrouter.metrics import decide, utility
+from jrouter.networks import HIDDEN, RouterNetwork, run
+from jrouter.nuisances.crossfit import fit_nuisances
+from jrouter.splits import split_log
+from jrouter.stacked import forward, stack
+from jrouter.sweep import run_sweep
+from jrouter.synthetic import draw_queries, make_world
+from jrouter.train import Hyper, Rows, TrainConfig, TrainKeys, make_train
+from jrouter.train_stacked import StackedConfig, make_stacked_train, members_of
+
+SETTING = Hyper(learning_rate=1e-3, weight_decay=0.1)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is swept, and against what."""
+
+    rows: int = 25_000
+    """Logged rows; a tenth of them validates."""
+    dim: int = 768
+    """Width of the embeddings."""
+    models: int = 11
+    """Models to choose from."""
+    lambdas: int = 11
+    """Cost preferences."""
+    seeds: int = 1
+    """Initialisations of each lambda and surrogate."""
+    epochs: int = 10
+    """Passes over the rows."""
+    batch: int = 512
+    """Rows a step."""
+    patience: int = 2
+    """Epochs without improvement after which `stacked_stopping` stops a router."""
+    repeats: int = 3
+    """Of each contestant, alternating."""
+    peers: str = "torch"
+    """torch, or none to leave PyTorch out."""
+    contestants: str = ""
+    """Comma-separated; default: all."""
+    smoke: bool = False
+    """Small sizes, one repeat."""
+    out: Path = RESULTS
+    """Folder of the result file."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One log, its scores, and what judges: arrays as all contestants read them.
+
+    Attributes:
+      rows: Rows of training; valid: of validation.
+      test_x: [m, d]; test_score: [m, T]; test_cost: [m, T], known means.
+      lambdas: [L].
+      nuisance_seconds: of one fit of the nuisances, compiled.
+    """
+
+    rows: Rows
+    valid: Rows
+    test_x: jax.Array
+    test_score: jax.Array
+    test_cost: jax.Array
+    lambdas: jax.Array
+    nuisance_seconds: float
+
+
+def make_task(options: Options) -> Task:
+    """Draws the log, estimates its nuisances once, and makes the scores that all train on."""
+    world = make_world("specialists", dim=options.dim, n_models=options.models, seed=0)
+    key_log, key_test, key_choice, key_fit = jax.random.split(jax.random.key(0), 4)
+    table, test = draw_queries(world, key_log, options.rows), draw_queries(world, key_test, 5_000)
+    log, _, _ = simulate_log(key_choice, table, confounded(table, spread=1.0, exploration=0.1), None)
+    split = split_log([log], seeds=[0])[0]
+    fit = jax.jit(lambda key, log: fit_nuisances(key, log, split))
+    estimated = jax.block_until_ready(fit(key_fit, log))
+    begun = time.perf_counter()
+    jax.block_until_ready(fit(key_fit, log))
+    seconds = time.perf_counter() - begun
+    scores = counterfactual_scores(log, estimated, estimator="dros")
+    n_valid = options.rows // 10
+    examples = log.x, (scores.score, scores.cost)
+
+    def part(start, stop):
+        return Rows(jax.tree.map(lambda leaf: leaf[start:stop], examples), jnp.ones(stop - start))
+
+    return Task(
+        rows=part(n_valid, options.rows),
+        valid=part(0, n_valid),
+        test_x=test.x,
+        test_score=test.true_score,
+        test_cost=test.true_cost,
+        lambdas=jnp.linspace(0.0, 1000.0, options.lambdas),
+        nuisance_seconds=seconds,
+    )
+
+
+def surrogate(logits, targets, setting):
+    """Softmax regret, or cross-entropy weighted by what a model is above the worst, as the setting says."""
+    lam, kind = setting
+    values = utility(*targets, lam)
+    return jnp.where(kind == 0, softmax_regret(logits, values), cost_weighted_surrogate(logits, values))
+
+
+def settings_of(options: Options, lambdas: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Seeds [R] and (lambda [R], kind [R]) of all routers, lambdas innermost."""
+    seed, kind, lam = jnp.meshgrid(jnp.arange(options.seeds), jnp.arange(2), lambdas, indexing="ij")
+    return seed.reshape(-1), (lam.reshape(-1), kind.reshape(-1).astype(jnp.int32))
+
+
+def operations(options: Options, n_routers: int) -> float:
+    """Multiplications and additions of all matrix products of training, the first layer's input gradient left out."""
+    widths = [options.dim, *HIDDEN, options.models]
+    layers = [a * b for a, b in zip(widths[:-1], widths[1:], strict=True)]
+    per_row = 2 * (3 * sum(layers) - layers[0])
+    n_train = (options.rows - options.rows // 10) // options.batch * options.batch
+    return float(per_row) * n_train * options.epochs * n_routers
+
+
+def test_utility(task: Task, lams: jax.Array, logits: Callable[[jax.Array], jax.Array]) -> list[float]:
+    """Mean utility of each router's decisions on test queries; logits(x) -> [R, m, T]."""
+    values = jax.vmap(lambda lam: utility(task.test_score, task.test_cost, lam))(lams)
+    chosen = jax.vmap(jax.vmap(decide))(logits(task.test_x))
+    return np.asarray((chosen * values).sum(-1).mean(-1)).tolist()
+
+
+def main(options: Options) -> None:
+    """Runs all contestants and writes the result file."""
+    if options.smoke:
+        options = replace(options, rows=2_000, dim=64, models=4, lambdas=3, epochs=2, repeats=1)
+    with_torch = options.peers == "torch"
+    if with_torch and importlib.util.find_spec("torch") is None:
+        raise SystemExit("error: PyTorch is not installed: pip install torch==2.13.0, or pass --peers none")
+    task = make_task(options)
+    seeds, settings = settings_of(options, task.lambdas)
+    n_routers, n_train = seeds.shape[0], task.rows.weight.shape[0]
+    shuffle = jax.random.key(1)
+    network = RouterNetwork(options.models)
+    keys = jax.vmap(jax.random.key)(seeds)
+    members = members_of(keys, settings, SETTING)
+    contestants: dict[str, Callable[[], Any]] = {}
+    compile_seconds: dict[str, float] = {}
+
+    def stacked(name: str, **more: Any) -> None:
+        config = StackedConfig(options.epochs, options.batch, **more)
+        train = make_stacked_train(network, surrogate, config)
+        # The loops do not validate, so at equal work a stack does not either.
+        valid = task.valid if config.patience is not None else None
+        contestants[name] = partial(run_sweep, train, members, task.rows, valid, shuffle, config=config)
+
+    stacked("stacked")
+    stacked("stacked_bfloat16", dtype="bfloat16")
+    stacked("stacked_stopping", patience=options.patience)
+
+    def loss(params, example, setting):
+        x, targets = example
+        return surrogate(run(network, params, x), targets, setting)
+
+    one = jax.jit(
+        make_train(
+            lambda key: network.init(key, task.rows.examples[0][0]), loss, TrainConfig(options.epochs, options.batch)
+        )
+    )
+
+    def jax_loop():
+        trained = [
+            one(TrainKeys(keys[r], shuffle), task.rows, jax.tree.map(lambda leaf, r=r: leaf[r], settings), SETTING)[0]
+            for r in range(n_routers)
+        ]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trained)
+
+    contestants["jax_loop"] = jax_loop
+    if with_torch:
+        contestants |= torch_contestants(options, task, seeds, settings, shuffle)
+    if options.contestants:
+        asked = [name.strip() for name in options.contestants.split(",")]
+        contestants = {name: contestants[name] for name in asked}
+
+    for name, contestant in contestants.items():
+        if not name.startswith("torch"):
+            begun = time.perf_counter()
+            jax.block_until_ready(contestant())
+            compile_seconds[name] = time.perf_counter() - begun
+    rates = {dtype: matrix_rate(dtype) for dtype in ("float32", "bfloat16")}
+    timed = alternate(contestants, repeats=options.repeats)
+    rates = {dtype: (rate + matrix_rate(dtype)) / 2 for dtype, rate in rates.items()}
+    counted = operations(options, n_routers)
+    results = {
+        "routers": n_routers,
+        "rows": n_train,
+        "operations": counted,
+        "matrix_rate": rates,
+        "floor_seconds": counted / rates["float32"],
+        "nuisance_seconds": task.nuisance_seconds,
+        "contestants": {
+            name: {
+                "seconds": one.seconds,
+                "median_seconds": one.median,
+                "first_call_seconds": compile_seconds.get(name),
+                "operations_per_second": counted / one.median,
+                "share_of_matrix_rate": counted / one.median / rates["float32"],
+                "test_utility": float(np.mean(utility_of(name, one, task, settings[0]))),
+            }
+            for name, one in timed.items()
+        },
+    }
+    for name, found in results["contestants"].items():
+        print(
+            f"{name:<18}{found['median_seconds']:9.1f} s {found['operations_per_second'] / 1e9:8.0f} GFLOP/s "
+            f"{found['share_of_matrix_rate']:6.2f} of the matrix rate, test utility {100 * found['test_utility']:.2f}"
+        )
+    write("sweep_smoke" if options.smoke else f"sweep_{n_routers}", options, results, ("torch",) if with_torch else ())
+
+
+def utility_of(name: str, one: Timed, task: Task, lams: jax.Array) -> list[float]:
+    """Test utility of each router that a contestant trained."""
+    if name.startswith("torch"):
+        from torch_peers import logits
+
+        return test_utility(task, lams, lambda x: jnp.stack([logits(state, np.asarray(x)) for state in one.value]))
+    params = one.value.params if name.startswith("stacked") else one.value
+    return test_utility(task, lams, lambda x: forward(stack(jax.tree.map(jnp.asarray, params)), x))
+
+
+def torch_contestants(options: Options, task: Task, seeds, settings, shuffle) -> dict[str, Callable[[], Any]]:
+    """PyTorch's, on the same rows in the same order."""
+    import torch_peers
+
+    n_train = task.rows.weight.shape[0]
+    n_batches = n_train // options.batch
+    orders = np.stack(
+        [
+            np.asarray(jax.random.permutation(jax.random.fold_in(shuffle, epoch), n_train))[: n_batches * options.batch]
+            for epoch in range(options.epochs)
+        ]
+    ).reshape(options.epochs, n_batches, options.batch)
+    orders = orders.astype(np.int64)
+    x, (score, cost) = jax.tree.map(np.array, task.rows.examples)
+    common = (x, score, cost, list(zip(*(np.asarray(part).tolist() for part in settings), strict=True)))
+    more = {"rate": SETTING.learning_rate, "decay": SETTING.weight_decay}
+    starts = np.asarray(seeds).tolist()
+    return {
+        "torch_loop": lambda: torch_peers.loop(*common, starts, orders, **more),
+        "torch_loop_bfloat16": lambda: torch_peers.loop(*common, starts, orders, **more, bfloat16=True),
+        "torch_vmap": lambda: torch_peers.stacked(*common, starts, orders, **more),
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
