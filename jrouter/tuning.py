@@ -185,7 +185,7 @@ def tuned_scores(
       ValueError: for an unknown rule or estimator, or a rule for an estimator without a strength.
 
     >>> one = LoggedData(jnp.zeros((2, 1)), jnp.array([0, 1]), jnp.ones(2), jnp.ones(2), models=("a", "b"))
-    >>> known = Nuisances(jnp.full(2, .5), jnp.zeros((2, 2)), jnp.zeros((2, 2)))
+    >>> known = Nuisances(jnp.full(2, .5), jnp.zeros((2, 2)), jnp.zeros((2, 2)), jnp.zeros(2, jnp.int32))
     >>> tuned_scores(one, known, estimator="dr", strength=10.).score
     Array([[2., 0.],
            [0., 2.]], dtype=float32)
