@@ -1,6 +1,6 @@
 """How fast is a sweep of routers, beside what people would use instead?
 
-    pip install torch==2.13.0 && python benchmarks/sweep.py       # 22 routers, 3 repeats, about 30 minutes on 2 cores
+    pip install torch==2.13.0 && python benchmarks/sweep.py       # 22 routers, 3 repeats
     python benchmarks/sweep.py --seeds 10 --repeats 1             # the paper's 220 routers
     python benchmarks/sweep.py --smoke --peers none               # under 1 minute, without torch
 
@@ -15,9 +15,8 @@ and again, on the same rows in the same minibatches:
 
 Compile time is apart. Beside seconds: operations (multiplications and additions of matrix products) per
 second, as a share of the rate of a 2,048 x 2,048 product measured in between, and the test utility of the
-routers. `stacked_stopping` stops routers early, for the time to equal utility; its routers are compared by
-test utility, and the loops' nuisances are fitted anew for each lambda, as they are where each lambda is a
-run of its own. Writes <out>/sweep.json.
+routers. `stacked_stopping` stops routers early. `nuisance_seconds` is one fit of the nuisances, which a sweep
+pays once and a loop of separate runs once for each lambda. Writes <out>/sweep_<routers>.json.
 """
 
 import importlib.util
