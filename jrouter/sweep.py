@@ -255,7 +255,7 @@ def settled(swept: Swept | None, state: StackedState, places: np.ndarray) -> Swe
       places: [m], of its routers within the group.
     """
     params = on_host(unstack(state.best))
-    now = Swept(params, on_host(state.best_loss), np.full(places.size, int(state.epoch)))
+    now = Swept(params, on_host(state.best_loss), np.full(places.size, int(state.epoch), np.int32))
     places, first = np.unique(places, return_index=True)
     if swept is None:
         return jax.tree.map(lambda new: new[first], now)
