@@ -4,19 +4,23 @@
     python benchmarks/sweep.py --seeds 10 --repeats 1             # the paper's 220 routers
     python benchmarks/sweep.py --smoke --peers none               # under 1 minute, without torch
 
-The paper's sweep: 11 cost preferences x 2 surrogates (softmax regret, weighted cross-entropy), networks
-d-200-200-T, AdamW, minibatches of 512, on one log of 25,000 rows. Contestants, one after the other, again
-and again, on the same rows in the same minibatches:
+The paper's sweep: 11 cost preferences x 2 surrogates (softmax regret, weighted cross-entropy) x seeds,
+networks d-200-200-T, AdamW, minibatches of 512, on one log of 25,000 rows. Contestants, one after the other,
+again and again, from the same starts on the same rows in the same minibatches:
 
 - stacked: `run_sweep`, all routers at once; in float32 and with products of bfloat16 numbers;
 - jax_loop: the same training of one network at a time, compiled once;
 - torch_loop: PyTorch, one router at a time; also with bfloat16 autocast;
-- torch_vmap: PyTorch, all routers at once by torch.func.vmap.
+- torch_vmap: PyTorch, all routers at once by torch.func.vmap;
+- stopping: `run_sweep` with validation every epoch and early stopping, the best epoch kept.
 
-Compile time is apart. Beside seconds: operations (multiplications and additions of matrix products) per
-second, as a share of the rate of a 2,048 x 2,048 product measured in between, and the test utility of the
-routers. `stacked_stopping` stops routers early. `nuisance_seconds` is one fit of the nuisances, which a sweep
-pays once and a loop of separate runs once for each lambda. Writes <out>/sweep_<routers>.json.
+The first call of each, compilation included, is apart. Beside seconds: operations (multiplications and
+additions of matrix products) per second, as a share of the rate of a 2,048 x 2,048 float32 product measured
+before and after, and the mean test utility of the routers; at equal work it must agree.
+
+`to_equal_utility` compares whole runs: the loop fits nuisances for every router, as separate runs would, or
+once; `stopping` fits them once. Its utility stands beside, and decides whether they are equal. On a GPU both
+sides multiply float32 numbers as TF32. Writes <out>/sweep_<routers>.json.
 """
 
 import importlib.util
@@ -45,6 +49,7 @@ from jrouter.sweep import run_sweep
 from jrouter.synthetic import draw_queries, make_world
 from jrouter.train import Hyper, Rows, TrainConfig, TrainKeys, make_train
 from jrouter.train_stacked import StackedConfig, make_stacked_train, members_of
+from jrouter.types import BenchmarkTable
 
 SETTING = Hyper(learning_rate=1e-3, weight_decay=0.1)
 
@@ -68,7 +73,7 @@ class Options:
     batch: int = 512
     """Rows a step."""
     patience: int = 2
-    """Epochs without improvement after which `stacked_stopping` stops a router."""
+    """Epochs without improvement after which `stopping` stops a router."""
     repeats: int = 3
     """Of each contestant, alternating."""
     peers: str = "torch"
@@ -87,16 +92,14 @@ class Task:
 
     Attributes:
       rows: Rows of training; valid: of validation.
-      test_x: [m, d]; test_score: [m, T]; test_cost: [m, T], known means.
+      test: other queries, with the mean outcome of every model.
       lambdas: [L].
       nuisance_seconds: of one fit of the nuisances, compiled.
     """
 
     rows: Rows
     valid: Rows
-    test_x: jax.Array
-    test_score: jax.Array
-    test_cost: jax.Array
+    test: BenchmarkTable
     lambdas: jax.Array
     nuisance_seconds: float
 
@@ -123,9 +126,7 @@ def make_task(options: Options) -> Task:
     return Task(
         rows=part(n_valid, options.rows),
         valid=part(0, n_valid),
-        test_x=test.x,
-        test_score=test.true_score,
-        test_cost=test.true_cost,
+        test=test,
         lambdas=jnp.linspace(0.0, 1000.0, options.lambdas),
         nuisance_seconds=seconds,
     )
@@ -134,7 +135,7 @@ def make_task(options: Options) -> Task:
 def surrogate(logits, targets, setting):
     """Softmax regret, or cross-entropy weighted by what a model is above the worst, as the setting says."""
     lam, kind = setting
-    values = utility(*targets, lam)
+    values = utility(targets[0], targets[1], lam)
     return jnp.where(kind == 0, softmax_regret(logits, values), cost_weighted_surrogate(logits, values))
 
 
@@ -155,8 +156,8 @@ def operations(options: Options, n_routers: int) -> float:
 
 def test_utility(task: Task, lams: jax.Array, logits: Callable[[jax.Array], jax.Array]) -> list[float]:
     """Mean utility of each router's decisions on test queries; logits(x) -> [R, m, T]."""
-    values = jax.vmap(lambda lam: utility(task.test_score, task.test_cost, lam))(lams)
-    chosen = jax.vmap(jax.vmap(decide))(logits(task.test_x))
+    values = jax.vmap(lambda lam: utility(task.test.true_score, task.test.true_cost, lam))(lams)
+    chosen = jax.vmap(jax.vmap(decide))(logits(jnp.asarray(task.test.x)))
     return np.asarray((chosen * values).sum(-1).mean(-1)).tolist()
 
 
@@ -175,7 +176,7 @@ def main(options: Options) -> None:
     keys = jax.vmap(jax.random.key)(seeds)
     members = members_of(keys, settings, SETTING)
     contestants: dict[str, Callable[[], Any]] = {}
-    compile_seconds: dict[str, float] = {}
+    first_call: dict[str, float] = {}
 
     def stacked(name: str, **more: Any) -> None:
         config = StackedConfig(options.epochs, options.batch, **more)
@@ -186,7 +187,8 @@ def main(options: Options) -> None:
 
     stacked("stacked")
     stacked("stacked_bfloat16", dtype="bfloat16")
-    stacked("stacked_stopping", patience=options.patience)
+    stacked("stopping", patience=options.patience)
+    stacked("stopping_bfloat16", patience=options.patience, dtype="bfloat16")
 
     def loss(params, example, setting):
         x, targets = example
@@ -207,16 +209,17 @@ def main(options: Options) -> None:
 
     contestants["jax_loop"] = jax_loop
     if with_torch:
-        contestants |= torch_contestants(options, task, seeds, settings, shuffle)
+        starts = jax.vmap(lambda key: network.init(key, task.rows.examples[0][0]))(keys)
+        contestants |= torch_contestants(options, task, starts, settings, shuffle)
     if options.contestants:
         asked = [name.strip() for name in options.contestants.split(",")]
         contestants = {name: contestants[name] for name in asked}
 
     for name, contestant in contestants.items():
+        begun = time.perf_counter()
         if not name.startswith("torch"):
-            begun = time.perf_counter()
             jax.block_until_ready(contestant())
-            compile_seconds[name] = time.perf_counter() - begun
+            first_call[name] = time.perf_counter() - begun
     rates = {dtype: matrix_rate(dtype) for dtype in ("float32", "bfloat16")}
     timed = alternate(contestants, repeats=options.repeats)
     rates = {dtype: (rate + matrix_rate(dtype)) / 2 for dtype, rate in rates.items()}
@@ -232,7 +235,7 @@ def main(options: Options) -> None:
             name: {
                 "seconds": one.seconds,
                 "median_seconds": one.median,
-                "first_call_seconds": compile_seconds.get(name),
+                "first_call_seconds": first_call.get(name),
                 "operations_per_second": counted / one.median,
                 "share_of_matrix_rate": counted / one.median / rates["float32"],
                 "test_utility": float(np.mean(utility_of(name, one, task, settings[0]))),
@@ -240,26 +243,58 @@ def main(options: Options) -> None:
             for name, one in timed.items()
         },
     }
-    for name, found in results["contestants"].items():
-        print(
-            f"{name:<18}{found['median_seconds']:9.1f} s {found['operations_per_second'] / 1e9:8.0f} GFLOP/s "
-            f"{found['share_of_matrix_rate']:6.2f} of the matrix rate, test utility {100 * found['test_utility']:.2f}"
-        )
+    if {"torch_loop", "stopping"} <= set(timed):
+        results["to_equal_utility"] = to_equal_utility(results)
+    report(results)
     write("sweep_smoke" if options.smoke else f"sweep_{n_routers}", options, results, ("torch",) if with_torch else ())
+
+
+def to_equal_utility(results: dict[str, Any]) -> dict[str, Any]:
+    """Whole runs, nuisances included: PyTorch's loop and routers that stop early."""
+    once, n_routers = results["nuisance_seconds"], results["routers"]
+    loop = results["contestants"]["torch_loop"]
+    separate, shared = loop["median_seconds"] + n_routers * once, loop["median_seconds"] + once
+    found: dict[str, Any] = {
+        "torch_loop": {"separate_runs": separate, "shared_nuisances": shared, "test_utility": loop["test_utility"]}
+    }
+    for name in ("stopping", "stopping_bfloat16"):
+        if (ours := results["contestants"].get(name)) is not None:
+            seconds = ours["median_seconds"] + once
+            found[name] = {
+                "seconds": seconds,
+                "times_faster_than_separate_runs": separate / seconds,
+                "times_faster_than_shared_nuisances": shared / seconds,
+                "test_utility": ours["test_utility"],
+            }
+    return found
+
+
+def report(results: dict[str, Any]) -> None:
+    """Prints a line for each contestant."""
+    loop = results["contestants"].get("torch_loop")
+    for name, found in results["contestants"].items():
+        faster = f", {loop['median_seconds'] / found['median_seconds']:5.2f} x torch_loop" if loop else ""
+        print(
+            f"{name:<20}{found['median_seconds']:9.2f} s {found['operations_per_second'] / 1e9:8.0f} GFLOP/s "
+            f"{found['share_of_matrix_rate']:6.2f} of the matrix rate{faster}, "
+            f"test utility {100 * found['test_utility']:.2f}"
+        )
+    print(f"floor {results['floor_seconds']:.2f} s, nuisances once {results['nuisance_seconds']:.2f} s")
 
 
 def utility_of(name: str, one: Timed, task: Task, lams: jax.Array) -> list[float]:
     """Test utility of each router that a contestant trained."""
     if name.startswith("torch"):
-        from torch_peers import logits
+        import torch_peers
 
-        return test_utility(task, lams, lambda x: jnp.stack([logits(state, np.asarray(x)) for state in one.value]))
-    params = one.value.params if name.startswith("stacked") else one.value
+        params = torch_peers.to_flax(one.value)
+    else:
+        params = one.value if name == "jax_loop" else one.value.params
     return test_utility(task, lams, lambda x: forward(stack(jax.tree.map(jnp.asarray, params)), x))
 
 
-def torch_contestants(options: Options, task: Task, seeds, settings, shuffle) -> dict[str, Callable[[], Any]]:
-    """PyTorch's, on the same rows in the same order."""
+def torch_contestants(options: Options, task: Task, starts: Any, settings, shuffle) -> dict[str, Callable[[], Any]]:
+    """PyTorch's, from the same starts, on the same rows in the same order; each warmed up by a few steps."""
     import torch_peers
 
     n_train = task.rows.weight.shape[0]
@@ -270,16 +305,26 @@ def torch_contestants(options: Options, task: Task, seeds, settings, shuffle) ->
             for epoch in range(options.epochs)
         ]
     ).reshape(options.epochs, n_batches, options.batch)
-    orders = orders.astype(np.int64)
     x, (score, cost) = jax.tree.map(np.array, task.rows.examples)
-    common = (x, score, cost, list(zip(*(np.asarray(part).tolist() for part in settings), strict=True)))
-    more = {"rate": SETTING.learning_rate, "decay": SETTING.weight_decay}
-    starts = np.asarray(seeds).tolist()
-    return {
-        "torch_loop": lambda: torch_peers.loop(*common, starts, orders, **more),
-        "torch_loop_bfloat16": lambda: torch_peers.loop(*common, starts, orders, **more, bfloat16=True),
-        "torch_vmap": lambda: torch_peers.stacked(*common, starts, orders, **more),
+    work = torch_peers.Work(
+        x=x,
+        score=score,
+        cost=cost,
+        settings=list(zip(*(np.asarray(part).tolist() for part in settings), strict=True)),
+        starts=torch_peers.to_torch(starts),
+        orders=orders.astype(np.int64),
+        rate=float(SETTING.learning_rate),
+        decay=float(SETTING.weight_decay),
+    )
+    contestants: dict[str, Callable] = {
+        "torch_loop": torch_peers.loop,
+        "torch_loop_bfloat16": partial(torch_peers.loop, bfloat16=True),
+        "torch_vmap": torch_peers.stacked,
     }
+    few = work._replace(settings=work.settings[:2], starts=work.starts[:2], orders=work.orders[:1, :4])
+    for run_few in contestants.values():
+        run_few(few)
+    return {name: partial(run_all, work) for name, run_all in contestants.items()}
 
 
 if __name__ == "__main__":

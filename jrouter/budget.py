@@ -68,6 +68,42 @@ def fit_in(budget: int, train: StackedTrain, members: Members, rows: Rows, valid
     return int(min(n_routers, 1 + (budget - one) // per_router))
 
 
+def choose_at_once(
+    budget: int,
+    train: StackedTrain,
+    members: Members,
+    rows: Rows,
+    valid: Rows | None,
+    shuffle: Array,
+    *,
+    timed: Rows | None = None,
+    repeats: int = 3,
+) -> int:
+    """How many routers to train at once: of what fits, a half, a quarter, an eighth of it, the fastest per router.
+
+    Args:
+      budget: bytes of device memory.
+      train: and
+      members: and
+      rows: and
+      valid: and
+      shuffle: as `run_sweep` gets them.
+      timed: rows to time on, e.g. the first few thousand; None for all.
+      repeats: of each size.
+
+    Returns:
+      `at_once` of `run_sweep`.
+
+    Raises:
+      ValueError: as `fit_in`.
+    """
+    sizes = [fit_in(budget, train, members, rows, valid, shuffle)]
+    while len(sizes) < 4 and sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 2))
+    seconds = fastest(train, members, rows if timed is None else timed, shuffle, sizes=sizes, repeats=repeats)
+    return min(seconds, key=seconds.__getitem__)
+
+
 def fastest(
     train: StackedTrain,
     members: Members,

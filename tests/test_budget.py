@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jrouter.budget import bytes_needed, fastest, fit_in
+from jrouter import budget as budgets
+from jrouter.budget import bytes_needed, choose_at_once, fastest, fit_in
 from jrouter.losses import softmax_regret
 from jrouter.metrics import utility
 from jrouter.networks import RouterNetwork, count_parameters
@@ -52,3 +53,18 @@ def test_a_budget_that_holds_nothing_is_refused_in_words():
 def test_sizes_are_timed_per_router():
     found = fastest(TRAIN, take_members(MEMBERS, jnp.arange(2)), ROWS, SHUFFLE, sizes=(1, 3), repeats=1)
     assert list(found) == [1, 3] and all(0 < seconds < 60 for seconds in found.values())
+
+
+def test_the_fastest_size_within_the_budget_is_chosen(monkeypatch):
+    tried = []
+
+    def timed(train, members, rows, shuffle, *, sizes, repeats):
+        tried.extend(sizes)
+        return {size: abs(size - 4.5) for size in sizes}
+
+    monkeypatch.setattr(budgets, "fastest", timed)
+    assert choose_at_once(2**40, TRAIN, MEMBERS, ROWS, None, SHUFFLE) == 5
+    assert tried == [9, 5, 3, 2]
+    tried.clear()
+    room = int(needed(1) + 3.5 * (needed(8) - needed(4)) / 4)
+    assert choose_at_once(room, TRAIN, MEMBERS, ROWS, None, SHUFFLE) in tried and max(tried) < R

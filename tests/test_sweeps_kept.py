@@ -24,7 +24,7 @@ CONFIG = StackedConfig(epochs=8, batch_size=16, patience=2)
 
 
 def surrogate(logits, targets, lam):
-    return softmax_regret(logits, utility(*targets, lam))
+    return softmax_regret(logits, utility(targets[0], targets[1], lam))
 
 
 TRAIN = make_stacked_train(RouterNetwork(T, (6,)), surrogate, CONFIG)
