@@ -145,7 +145,7 @@ def to_torch(params: Any) -> list[dict[str, np.ndarray]]:
 
 def to_flax(routers: list[dict[str, np.ndarray]]) -> Any:
     """The inverse of `to_torch`."""
-    whole = {name: np.stack([router[name] for router in routers]) for name in routers[0]}
+    whole: dict[str, Any] = {name: np.stack([router[name] for router in routers]) for name in routers[0]}
     layers = range(len(whole) // 2)
     first, *rest = [whole[f"{2 * layer}.weight"] for layer in layers]
     kernels = (first.transpose(2, 0, 1), *(kernel.transpose(0, 2, 1) for kernel in rest))
