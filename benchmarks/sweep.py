@@ -8,7 +8,8 @@ The paper's sweep: 11 cost preferences x 2 surrogates (softmax regret, weighted 
 networks d-200-200-T, AdamW, minibatches of 512, on one log of 25,000 rows. Contestants, one after the other,
 again and again, from the same starts on the same rows in the same minibatches:
 
-- stacked: `run_sweep`, all routers at once; in float32 and with products of bfloat16 numbers;
+- stacked: `run_sweep`, many routers at once (how many is found by timing, beforehand); in float32 and with
+  products of bfloat16 numbers;
 - jax_loop: the same training of one network at a time, compiled once;
 - torch_loop: PyTorch, one router at a time; also with bfloat16 autocast;
 - torch_vmap: PyTorch, all routers at once by torch.func.vmap;
@@ -37,6 +38,7 @@ import numpy as np
 import tyro
 from measure import RESULTS, Timed, alternate, matrix_rate, write
 
+from jrouter.budget import choose_at_once
 from jrouter.estimators import counterfactual_scores
 from jrouter.logging_policies import confounded, simulate_log
 from jrouter.losses import cost_weighted_surrogate, softmax_regret
@@ -70,6 +72,8 @@ class Options:
     """Initialisations of each lambda and surrogate."""
     epochs: int = 10
     """Passes over the rows."""
+    memory: float = 4.0
+    """GiB of device memory for a stack; within it, the fastest size of a stack is found by timing."""
     batch: int = 512
     """Rows a step."""
     patience: int = 2
@@ -177,13 +181,21 @@ def main(options: Options) -> None:
     members = members_of(keys, settings, SETTING)
     contestants: dict[str, Callable[[], Any]] = {}
     first_call: dict[str, float] = {}
+    at_once: dict[str, int] = {}
 
     def stacked(name: str, **more: Any) -> None:
         config = StackedConfig(options.epochs, options.batch, **more)
         train = make_stacked_train(network, surrogate, config)
         # The loops do not validate, so at equal work a stack does not either.
         valid = task.valid if config.patience is not None else None
-        contestants[name] = partial(run_sweep, train, members, task.rows, valid, shuffle, config=config)
+        if config.dtype not in at_once:
+            few = jax.tree.map(lambda leaf: leaf[:4096], task.rows)
+            at_once[config.dtype] = choose_at_once(
+                int(options.memory * 2**30), train, members, task.rows, valid, shuffle, timed=few
+            )
+        contestants[name] = partial(
+            run_sweep, train, members, task.rows, valid, shuffle, config=config, at_once=at_once[config.dtype]
+        )
 
     stacked("stacked")
     stacked("stacked_bfloat16", dtype="bfloat16")
@@ -227,6 +239,7 @@ def main(options: Options) -> None:
     results = {
         "routers": n_routers,
         "rows": n_train,
+        "at_once": at_once,
         "operations": counted,
         "matrix_rate": rates,
         "floor_seconds": counted / rates["float32"],

@@ -79,7 +79,7 @@ def choose_at_once(
     timed: Rows | None = None,
     repeats: int = 3,
 ) -> int:
-    """How many routers to train at once: of what fits, a half, a quarter, an eighth of it, the fastest per router.
+    """How many routers to train at once: of what fits, a quarter of it, a quarter of that, ..., the fastest per router.
 
     Args:
       budget: bytes of device memory.
@@ -99,7 +99,7 @@ def choose_at_once(
     """
     sizes = [fit_in(budget, train, members, rows, valid, shuffle)]
     while len(sizes) < 4 and sizes[-1] > 1:
-        sizes.append(-(-sizes[-1] // 2))
+        sizes.append(-(-sizes[-1] // 4))
     seconds = fastest(train, members, rows if timed is None else timed, shuffle, sizes=sizes, repeats=repeats)
     return min(seconds, key=seconds.__getitem__)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from jrouter.types import Array
 
@@ -97,10 +98,19 @@ def product(dtype: str) -> Any:
 
     def backward(kept, gradient):
         a, b = kept
-        return plain(gradient, b.swapaxes(-1, -2)), plain(a.swapaxes(-1, -2), gradient)
+        return plain(gradient, _row_major(b.swapaxes(-1, -2))), plain(_row_major(a.swapaxes(-1, -2)), gradient)
 
     multiply.defvjp(forward, backward)
     return multiply
+
+
+def _row_major(array: Array) -> Array:
+    """The same numbers, in memory row by row on a CPU: its bfloat16 products of transposed views take twice as long."""
+
+    def moved(array):
+        return with_layout_constraint(array, Layout(tuple(range(array.ndim))))
+
+    return jax.lax.platform_dependent(array, cpu=moved, default=lambda array: array)
 
 
 def forward(stacked: Stacked, x: Array, *, dtype: str = "float32") -> Array:
