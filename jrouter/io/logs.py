@@ -137,7 +137,13 @@ class Parsed(NamedTuple):
     group: pa.ChunkedArray | None
 
 
-def parse_rows(log: Source, models: Sequence[str] | None, *, declared: bool | None = None) -> Parsed:
+def parse_rows(
+    log: Source,
+    models: Sequence[str] | None,
+    *,
+    declared: bool | None = None,
+    like: tuple[int, str] | None = None,
+) -> Parsed:
     """Checks and converts the columns of a log, or of some of its rows.
 
     Args:
@@ -145,6 +151,7 @@ def parse_rows(log: Source, models: Sequence[str] | None, *, declared: bool | No
       models: names in order, or None for those in these rows.
       declared: whether a name that is not in `models` is an error in `allowed_models` too; by default,
         where `models` are given.
+      like: width of the embeddings, and the file whose first row has it; by default those of these rows.
 
     Raises:
       DataError: as `read_log`.
@@ -154,7 +161,7 @@ def parse_rows(log: Source, models: Sequence[str] | None, *, declared: bool | No
     cost = log.floats("cost", "a finite cost of at least 0", low=0.0)
     names, model = _models(log, models)
     allowed = _allowed(log, names, model, declared=models is not None if declared is None else declared)
-    x = log.embeddings("embedding")
+    x = log.embeddings("embedding", like)
     group = None
     if "group" in log.columns:
         log.require("group", ~log.nulls("group"), "a group in every row, or in none")
