@@ -160,10 +160,13 @@ def prepare(
     seed: int = 0,
 ) -> StreamTask:
     """The first pass, the nuisances, the grid of lambdas and the validation rows; arguments as of `fit_stream`."""
+    # Before anything is read: refuses an estimator that cannot be streamed, and lambdas that are no grid.
+    make_scorer(estimator=method.estimator)
+    grid = None if lambdas is None else ascending(jnp.asarray(lambdas))
     roles = Roles(stream.rows, nuisance_rows=nuisance_rows, valid_rows=valid_rows, seed=seed)
     sample = draw_sample(stream.chunks(label="sample"), roles)
     log = jax.tree.map(jnp.asarray, sample.log)
-    grid = ascending(lambda_grid(log) if lambdas is None else jnp.asarray(lambdas))
+    grid = lambda_grid(log) if grid is None else grid
     split = folds_alone(sample.log, sample.fold, n_folds=roles.n_folds)
     key_nuisances, key_fit = jax.random.split(jax.random.key(seed))
     fitted = jax.jit(lambda key, log: fit_sampled(key, log, split, nuisances))(key_nuisances, log)

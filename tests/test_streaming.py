@@ -229,7 +229,7 @@ def test_chunks_are_a_plain_loop_over_their_minibatches():
     found = streamed(config, rows, None, 32)
     crew = members()
     parts = cut(rows, 32)
-    for place in (0, R - 1):
+    for place in (R - 1,):
         one = jax.tree.map(lambda leaf, place=place: leaf[place], crew)
         params = NETWORK.init(one.key, rows.examples[0][0])
         mean = square = jax.tree.map(jnp.zeros_like, params)
@@ -269,22 +269,22 @@ def test_chunks_are_a_plain_loop_over_their_minibatches():
 
 
 def test_groups_stops_and_interruptions_change_nothing():
-    config = StackedConfig(epochs=16, batch_size=16, patience=2)
+    config = StackedConfig(epochs=24, batch_size=16, patience=1)
     rows, valid = rows_of(0, 64), rows_of(1, 33)
     whole = streamed(config, rows, valid, 32, n=6)
-    assert len(set(whole.epochs.tolist())) > 1 and (whole.epochs < 16).any()  # some stop early
+    assert 0 < (whole.epochs < 24).sum() < 6  # some stop early
     kept, seen = {}, []
 
     def keep(progress, chunk):
         seen.append(progress.done)
         kept[progress.group] = chunk
-        if len(seen) == 7:  # group 0 is an epoch ahead of group 1 then
+        if len(seen) == 7:  # group 0 is an epoch ahead of the others then
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        streamed(config, rows, valid, 32, n=6, at_once=3, on_chunk=keep)
+        streamed(config, rows, valid, 32, n=6, at_once=2, on_chunk=keep)
     assert int(kept[0].state.epoch) == int(kept[1].state.epoch) + 1
-    resumed = streamed(config, rows, valid, 32, n=6, at_once=3, load_chunk=kept.get, on_chunk=lambda *_: None)
+    resumed = streamed(config, rows, valid, 32, n=6, at_once=2, load_chunk=kept.get, on_chunk=lambda *_: None)
     chex.assert_trees_all_close(resumed.params, whole.params, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(resumed.epochs, whole.epochs)
     assert seen == sorted(seen)
