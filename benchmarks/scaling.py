@@ -132,7 +132,8 @@ def write_rows(folder: Path, rows: int, models: int, dim: int) -> None:
             }
         )
         file = folder / f"part_{number:05d}.parquet"
-        pq.write_table(table, file, row_group_size=GROUP_ROWS, compression="none", use_dictionary=["model"])
+        coded: Any = ["model"]
+        pq.write_table(table, file, row_group_size=GROUP_ROWS, compression="none", use_dictionary=coded)
 
 
 def peak_bytes() -> int:

@@ -1,6 +1,6 @@
 """The next items are made in a background thread while the current one is used."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import TypeVar
@@ -10,7 +10,7 @@ READ_AHEAD = 2
 """Items that wait in the queue, at most."""
 
 
-def read_ahead(items: Iterable[Item], *, size: int = READ_AHEAD) -> Iterator[Item]:
+def read_ahead(items: Iterable[Item], *, size: int = READ_AHEAD) -> Generator[Item, None, None]:
     """Yields `items` in their order, made in a thread that is at most `size` + 1 items ahead.
 
     What making an item raises is raised where that item would have come. The thread ends with the last item,

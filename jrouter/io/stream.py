@@ -6,7 +6,7 @@ told otherwise: which rows belong together by a hash (`LogChunk.key`), not by nu
 
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -79,7 +79,7 @@ class LogStream:
         """Bytes of a chunk: chunk_rows * (4 d + 41, and T where models are restricted)."""
         return self.chunk_rows * (4 * self.dim + 41 + len(self.models) * ("allowed_models" in self.original))
 
-    def chunks(self, *, order: int | None = None, label: str | None = None) -> Iterator[LogChunk]:
+    def chunks(self, *, order: int | None = None, label: str | None = None) -> Generator[LogChunk, None, None]:
         """One pass over the log, read in a background thread while the caller works.
 
         At most `READ_AHEAD` chunks wait, one is being made and one is the caller's, so that the peak memory of
@@ -101,12 +101,13 @@ class LogStream:
         if label is None:
             yield from chunks
             return
-        with tqdm(total=self.n_chunks, desc=label, unit="chunk", delay=3, disable=None, dynamic_ncols=True) as bar:
+        bar = tqdm(total=self.n_chunks, desc=label, unit="chunk", delay=3, disable=None, dynamic_ncols=True)
+        with bar, closing(chunks):
             for chunk in chunks:
                 yield chunk
                 bar.update()
 
-    def _chunks(self, order: int | None) -> Iterator[LogChunk]:
+    def _chunks(self, order: int | None) -> Generator[LogChunk, None, None]:
         groups = range(len(self.groups))
         if order is not None:
             groups = np.random.default_rng(order).permutation(len(self.groups))
@@ -136,7 +137,7 @@ class LogStream:
             yield self._part(source, rows, group.before_in_log + before)
             before += table.num_rows
 
-    def _tables(self, group: RowGroup, names: Sequence[str]) -> Iterator[pa.Table]:
+    def _tables(self, group: RowGroup, names: Sequence[str]) -> Generator[pa.Table, None, None]:
         file = self.files[group.file]
         columns = list(dict.fromkeys(self.original[name] for name in names))
         try:
