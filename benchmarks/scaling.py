@@ -9,7 +9,7 @@ gone through once for a sample, on which the nuisances are fitted, and then once
 and trained on by softmax regret, one network of 200-200 for each cost preference, in minibatches of 512. That
 last pass is timed: reading, scoring and training together, with what is compiled already compiled. Three
 axes, one at a time: rows (11 models, 3 preferences), models (100,000 rows, 3 preferences), preferences
-(20,000 rows, 11 models).
+(10,000 rows, 11 models).
 
 Each measurement is a process of its own, so that its peak resident memory is its own; that includes
 Python, JAX and the nuisances of the sample. `growth` is the slope of log seconds on log size between the
@@ -96,8 +96,8 @@ def cells_of(options: Options) -> list[Cell]:
     found = {
         "rows": [Cell("rows", rows=rows) for rows in sizes],
         # Propensities of the sample are fitted for several strengths and folds at once: fewer rows of more models.
-        "models": [Cell("models", models=n, nuisance_rows=5_000) for n in (10, 30, 100, 300, 1000)],
-        "lambdas": [Cell("lambdas", rows=20_000, lambdas=n) for n in (1, 10, 100, 1000)],
+        "models": [Cell("models", models=n, nuisance_rows=2_000) for n in (10, 30, 100, 300, 1000)],
+        "lambdas": [Cell("lambdas", rows=10_000, lambdas=n) for n in (1, 10, 100, 1000)],
     }
     if options.smoke:
         small = {"nuisance_rows": 500, "valid_rows": 200}
@@ -158,6 +158,7 @@ def measure_cell(cell: Cell, folder: Path) -> dict[str, Any]:
     # From below what any cost preference changes to above it; the values do not matter to the time.
     lambdas = jnp.linspace(0.0, 100.0, cell.lambdas)
     task = prepare(stream, method, lambdas=lambdas, nuisance_rows=cell.nuisance_rows, valid_rows=cell.valid_rows)
+    jax.block_until_ready((task.nuisances, task.valid))
     prepared = time.perf_counter()
     config, train, members, shuffle = routers_of(task, method)
     at_once = min(cell.lambdas, AT_ONCE)
