@@ -26,6 +26,7 @@ from jrouter.io.checkpoint import CheckpointError
 from jrouter.io.columns import DataError
 from jrouter.io.logs import read_log, write_log
 from jrouter.io.tables import read_table
+from jrouter.large_logs import fit_stream
 from jrouter.losses import (
     classification_surrogate,
     cost_weighted_surrogate,
@@ -70,6 +71,7 @@ __all__ = [
     "doubly_robust",
     "evaluate",
     "fit_nuisances",
+    "fit_stream",
     "interpolate",
     "inverse_propensity_weight",
     "ips",

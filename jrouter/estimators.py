@@ -284,11 +284,18 @@ def mrdr_row_weight(propensity: Array, target_probability: Array) -> Array:
     return weight**2 * (1.0 - propensity)
 
 
+WHOLE_LOG = ("snips", "sndr", "balancing")
+"""Estimators whose weights look at all rows of a log at once."""
 ESTIMATORS = ("direct", "ips", "snips", "dr", "sndr", "switch", "dros", "balancing")
 
 
 def counterfactual_scores(
-    log: LoggedData, nuisances: Nuisances, *, estimator: str = "dr", strength: float | Array = 10.0
+    log: LoggedData,
+    nuisances: Nuisances,
+    *,
+    estimator: str = "dr",
+    strength: float | Array = 10.0,
+    scored_share: Array | None = None,
 ) -> CounterfactualScores:
     """Scores and costs of every model on every logged row, with the same weights for both.
 
@@ -302,6 +309,8 @@ def counterfactual_scores(
       estimator: one of `ESTIMATORS`.
       strength: of the shrinkage for "dros", the threshold for "switch", the penalty for "balancing". For
         each, a larger one has less bias and more variance. Others ignore it.
+      scored_share: [T], share of each model's answers that was scored, where these rows are a part of a
+        larger log; None for the share among these rows.
 
     Returns:
       `CounterfactualScores`, [n, T] each. The weights of "snips", "sndr" (the same, with the outcome
@@ -331,7 +340,9 @@ def counterfactual_scores(
         score, cost = jnp.zeros_like(score), jnp.zeros_like(cost)
     score_weight = weight
     if log.scored is not None:
-        share = model_means(log.scored.astype(weight.dtype), log.model, log.weight, n_models=n_models)[log.model]
+        if scored_share is None:
+            scored_share = model_means(log.scored.astype(weight.dtype), log.model, log.weight, n_models=n_models)
+        share = scored_share[log.model]
         # No share (NaN, or 0) where all of a model's rows weigh nothing: then neither do these.
         score_weight = jnp.where(log.scored & (share > 0), weight / jnp.where(share > 0, share, 1.0), 0.0)
     correct = jax.vmap(augmented)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import chex
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jrouter.metrics import utility
 from jrouter.types import Array, CounterfactualScores, LoggedData
@@ -105,6 +106,22 @@ def lambda_grid(log: LoggedData, *, size: int = 11) -> Array:
         raise ValueError("no cost preference to choose: every model of this log costs the same; pass lambdas")
     scale = jnp.maximum(jnp.nanmax(score) - jnp.nanmin(score), 1e-3) / spread
     return jnp.linspace(0.0, 2.0, size) * scale
+
+
+def ascending(lambdas: ArrayLike) -> Array:
+    """Lambdas as a float32 array [L], once they are known to be a grid.
+
+    Raises:
+      ValueError: for lambdas that are not finite, at least 0 and ascending.
+
+    >>> ascending([0, 100])
+    Array([  0., 100.], dtype=float32)
+    """
+    grid = jnp.asarray(lambdas, jnp.float32)
+    usable = grid.ndim == 1 and grid.size > 0 and bool(jnp.isfinite(grid).all() & (grid >= 0).all())
+    if not usable or not bool((jnp.diff(grid) > 0).all()):
+        raise ValueError(f"lambdas must ascend, finite and at least 0, got {grid.tolist()}")
+    return grid
 
 
 def regret_scale(scores: CounterfactualScores, lam: float | Array, row_weight: Array | None = None) -> Array:

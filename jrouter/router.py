@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrouter.interval import lambda_grid
+from jrouter.interval import ascending, lambda_grid
 from jrouter.io import checkpoint
 from jrouter.io.checkpoint import CheckpointError
 from jrouter.methods import METHODS
@@ -117,10 +117,7 @@ class Router:
         learner = build_method(method, config)
         if learner.full_feedback:
             raise ValueError(f"method {method!r} needs every model's outcome on every query, which a log has not")
-        grid = lambda_grid(log) if lambdas is None else jnp.asarray(lambdas, jnp.float32)
-        usable = grid.ndim == 1 and grid.size > 0 and bool(jnp.isfinite(grid).all() & (grid >= 0).all())
-        if not usable or not bool((jnp.diff(grid) > 0).all()):
-            raise ValueError(f"lambdas must ascend, finite and at least 0, got {np.asarray(grid).tolist()}")
+        grid = ascending(lambda_grid(log) if lambdas is None else jnp.asarray(lambdas))
         split = split_log([log], seeds=[seed])[0]
         key_nuisances, key_fit = jax.random.split(jax.random.key(seed))
         estimated = jax.jit(lambda key, log: fit_nuisances(key, log, split, nuisances))(key_nuisances, log)

@@ -105,6 +105,25 @@ def split_log(logs: list[LoggedData], *, seeds: list[int], n_folds: int = 5, val
     ]
 
 
+def folds_alone(log: LoggedData, fold: np.ndarray, *, n_folds: int) -> Split:
+    """A split whose folds were told elsewhere, and which says nothing of training and validation rows.
+
+    Args:
+      log: n rows.
+      fold: [n] int, of each row.
+      n_folds: K.
+
+    Raises:
+      ValueError: if a fold has no row, or there are fewer than two folds.
+    """
+    rows = np.bincount(fold, minlength=n_folds)
+    if n_folds < 2 or (rows == 0).any():
+        raise ValueError(f"{n_folds} folds of {rows.tolist()} rows: expected at least two folds, each with rows")
+    model_size = int(np.bincount(np.asarray(log.model)).max())
+    none, no_weight = jnp.zeros(0, jnp.int32), jnp.zeros(0)
+    return Split(jnp.asarray(fold, jnp.int32), none, no_weight, none, no_weight, n_folds, int(rows.max()), model_size)
+
+
 def without_fold(log: LoggedData, split: Split, number: int | Array) -> tuple[LoggedData, Split]:
     """A log and its folds as if the rows of one fold did not exist: they weigh nothing, and are of no fold.
 

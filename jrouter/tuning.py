@@ -190,12 +190,18 @@ def tuned_scores(
     Array([[2., 0.],
            [0., 2.]], dtype=float32)
     """
-    if isinstance(strength, str):
-        if strength not in RULES:
-            raise ValueError(f"unknown rule {strength!r}: expected a number or one of {', '.join(RULES)}")
-        candidates = jnp.array(STRENGTHS)
-        strength = candidates[RULES[strength](log, nuisances, estimator=estimator, strengths=candidates)[0]]
+    strength = as_number(log, nuisances, estimator=estimator, strength=strength)
     return counterfactual_scores(log, nuisances, estimator=estimator, strength=strength)
+
+
+def as_number(log: LoggedData, nuisances: Nuisances, *, estimator: str, strength: float | str | Array) -> float | Array:
+    """The strength itself, or the one that the rule of this name chooses; arguments as of `tuned_scores`."""
+    if not isinstance(strength, str):
+        return strength
+    if strength not in RULES:
+        raise ValueError(f"unknown rule {strength!r}: expected a number or one of {', '.join(RULES)}")
+    candidates = jnp.array(STRENGTHS)
+    return candidates[RULES[strength](log, nuisances, estimator=estimator, strengths=candidates)[0]]
 
 
 def _info(log: LoggedData, nuisances: Nuisances, shift: Array, errors: Array, chosen: Array) -> Info:

@@ -31,3 +31,20 @@ def test_sweep(tmp_path):
     # Equal work from equal starts is equal routers.
     assert found["stacked"]["test_utility"] == pytest.approx(found["jax_loop"]["test_utility"], abs=2e-3)
     assert all(len(one["seconds"]) == 1 and one["median_seconds"] > 0 for one in found.values())
+
+
+def test_scaling(tmp_path):
+    found = smoke("scaling", tmp_path)
+    assert [(cell["axis"], cell["rows"], cell["models"], cell["lambdas"]) for cell in found["cells"]] == [
+        ("rows", 1_000, 11, 3),
+        ("rows", 10_000, 11, 3),
+        ("models", 1_000, 30, 3),
+        ("lambdas", 1_000, 11, 10),
+    ]
+    for cell in found["cells"]:
+        assert cell["seconds"] > 0 and cell["peak_bytes"] > cell["peak_bytes_at_start"] > 1e7
+    # Two sizes of rows: a slope; one of the others: none.
+    assert found["growth"]["rows"] > 0 and found["growth"]["models"] is None
+    assert (tmp_path / "scaling_smoke.png").stat().st_size > 10_000
+    # What has been measured is kept, unless asked for again.
+    assert smoke("scaling", tmp_path) == found

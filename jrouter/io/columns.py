@@ -189,15 +189,20 @@ class Source:
         offsets = np.cumsum([0, *map(len, rows)])
         return pa.chunked_array([pa.LargeListArray.from_arrays(offsets, pa.concat_arrays(rows))])
 
-    def embeddings(self, name: str) -> np.ndarray:
-        """Returns [n, d] float32 embeddings; raises DataError where they differ in width or are not finite."""
+    def embeddings(self, name: str, like: tuple[int, str] | None = None) -> np.ndarray:
+        """Returns [n, d] float32 embeddings; raises DataError where they differ in width or are not finite.
+
+        Args:
+          name: our name of the column.
+          like: width, and path of the file whose first row has it; by default those of the first row here.
+        """
         values, lengths = self.lists(name, pa.float64(), "an embedding: a list of numbers")
         if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
             raise self.error(f"holds lists of {values.type}, expected lists of numbers", name)
-        width = int(lengths[0])
+        width, file = (int(lengths[0]), self.files[0]) if like is None else like
         if width == 0 or not (lengths == width).all():
             row = int(np.argmax(lengths != width)) if width else 0
-            want = f"{width}, as in row 0 of {self.files[0]}" if width else "at least one"
+            want = f"{width}, as in row 0 of {file}" if width else "at least one"
             problem = f"has an embedding of {lengths[row]} numbers, expected {want}; embed all rows alike"
             raise self.error(problem, name, row)
         with np.errstate(over="ignore"):

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,29 +51,29 @@ def read_files(path: str | os.PathLike, choose: Choose, suffixes: Sequence[str],
     Raises:
       DataError: a missing, empty, malformed or unknown file, or files that differ in their columns.
     """
-    name = os.fspath(path)
-    files = [name]
-    if folder and os.path.isdir(name):
-        files = [os.path.join(name, file) for file in sorted(os.listdir(name)) if not file.startswith((".", "_"))]
-        if not files:
-            raise describe(name, f"is a folder without files, expected files that end in {listed(suffixes)}")
+    files = list_files(path, suffixes, folder=folder)
     parts = [_read_file(file, choose, suffixes) for file in files]
-    (first, original), schema = parts[0], parts[0][0].schema
-    for file, (table, chosen) in zip(files, parts, strict=True):
-        if chosen != original:
-            here, there = listed(sorted(chosen.values())), listed(sorted(original.values()))
-            raise describe(file, f"has the columns {here}, but {files[0]} has {there}; give all files the same ones")
-        try:
-            schema = pa.unify_schemas([schema, table.schema], promote_options="permissive")
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as problem:
-            raise describe(file, f"has other column types than {files[0]}: {sentence(problem)}") from None
+    same_columns(files, [original for _, original in parts], [table.schema for table, _ in parts])
+    first, original = parts[0]
     tables = [table for table, _ in parts]
     starts = np.cumsum([0, *(table.num_rows for table in tables)])[:-1].tolist()
     whole = pa.concat_tables(tables, promote_options="permissive")
     return make_source(whole, original, files, starts, first.schema.metadata)
 
 
-def _read_file(file: str, choose: Choose, suffixes: Sequence[str]) -> tuple[pa.Table, dict[str, str]]:
+def list_files(path: str | os.PathLike, suffixes: Sequence[str], *, folder: bool = False) -> list[str]:
+    """Returns a file's path, or those of a folder's files by name, as `read_files` reads them."""
+    name = os.fspath(path)
+    if not (folder and os.path.isdir(name)):
+        return [name]
+    files = [os.path.join(name, file) for file in sorted(os.listdir(name)) if not file.startswith((".", "_"))]
+    if not files:
+        raise describe(name, f"is a folder without files, expected files that end in {listed(suffixes)}")
+    return files
+
+
+def check_file(file: str, suffixes: Sequence[str]) -> None:
+    """Raises DataError for a file that is missing, empty or of another kind."""
     if not os.path.exists(file):
         raise describe(file, "does not exist; check the path")
     if os.path.isdir(file):
@@ -82,6 +82,28 @@ def _read_file(file: str, choose: Choose, suffixes: Sequence[str]) -> tuple[pa.T
         raise describe(file, f"has an unknown suffix '{Path(file).suffix}', expected one of {', '.join(suffixes)}")
     if os.path.getsize(file) == 0:
         raise describe(file, "is empty (0 bytes), expected columns and rows")
+
+
+def same_columns(files: Sequence[str], chosen: Sequence[Mapping[str, str]], schemas: Sequence[pa.Schema]) -> None:
+    """Raises DataError where the chosen columns of several files differ in name or kind."""
+    original, schema = chosen[0], schemas[0]
+    for file, here, types in zip(files, chosen, schemas, strict=True):
+        if here != original:
+            names, there = listed(sorted(here.values())), listed(sorted(original.values()))
+            raise describe(file, f"has the columns {names}, but {files[0]} has {there}; give all files the same ones")
+        try:
+            schema = pa.unify_schemas([schema, types], promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as problem:
+            raise describe(file, f"has other column types than {files[0]}: {sentence(problem)}") from None
+
+
+def unreadable(file: str, problem: Exception) -> DataError:
+    """Returns the error for a file that another library could not read."""
+    return describe(file, f"cannot be read: {sentence(problem)}; check that it is whole")
+
+
+def _read_file(file: str, choose: Choose, suffixes: Sequence[str]) -> tuple[pa.Table, dict[str, str]]:
+    check_file(file, suffixes)
     lower = file.lower()
     read = _read_parquet if lower.endswith(PARQUET) else _read_csv if lower.endswith(CSV) else _read_json_lines
     try:
@@ -89,7 +111,7 @@ def _read_file(file: str, choose: Choose, suffixes: Sequence[str]) -> tuple[pa.T
     except DataError:
         raise
     except (pa.ArrowException, OSError, EOFError, ValueError, csv.Error) as problem:
-        raise describe(file, f"cannot be read: {sentence(problem)}; check that it is whole") from None
+        raise unreadable(file, problem) from None
     if table.num_rows == 0:
         raise describe(file, "is empty (0 rows), expected at least one row")
     return table.select(list(dict.fromkeys(original.values()))), original

@@ -4,8 +4,9 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +38,8 @@ from jrouter.types import LoggedData
 
 REQUIRED = ("model", "score", "cost")
 NUMBERS = ("score", "cost", "propensity", "keep_probability")
-COLUMNS = ("query", *REQUIRED, "propensity", "timestamp", "group", "allowed_models", "keep_probability")
+OPTIONAL = ("query", "propensity", "timestamp", "group", "allowed_models", "keep_probability")
+COLUMNS = (*REQUIRED, *OPTIONAL)
 SMALLEST = float(np.finfo(np.float32).tiny)  # so that a probability and one over it are float32
 
 
@@ -75,50 +77,110 @@ def read_log(
       DataError: a file that is missing, empty or malformed, a missing or repeated column, no embedding,
         a value that is out of range or null in some rows only, an unknown model, fewer than two models.
     """
-    mapping = dict(columns or {})
-
-    def choose(names: list[str], file: str) -> dict[str, str]:
-        return _choose(names, file, mapping, embedding)
-
+    choose = chooser(columns, embedding)
     if isinstance(source, str | os.PathLike):
         log = read_files(source, choose, (*PARQUET, *CSV, *JSON_LINES), folder=True)
     else:
         log = _from_memory(source, choose)
 
-    scored = ~log.nulls("score")
-    score = log.floats("score", "a finite score, or null where the answer was not scored", null=True)
-    if not scored.any():
+    log = keep_columns(log, [name for name in OPTIONAL if log.has(name)])
+    rows = parse_rows(log, models)
+    if not rows.scored.any():
         raise log.error("is null in every row, expected a score in some; join the scores first", "score")
-    cost = log.floats("cost", "a finite cost of at least 0", low=0.0)
-    names, model = _models(log, models)
-    allowed = _allowed(log, names, model, declared=models is not None)
-    x = log.embeddings("embedding")
-    if log.has("group"):
-        log.require("group", ~log.nulls("group"), "a group in every row, or in none")
-        group = equal_ids(log.text("group", "the name or number of a group"))
-    else:
-        group = query_groups(log, x)
-    propensity = _probability(log, "propensity")
-    keep = _probability(log, "keep_probability")
-    time = _seconds(log) if log.has("timestamp") else None
+    group = query_groups(log, rows.x) if rows.group is None else equal_ids(rows.group)
+    time = _seconds(log) if "timestamp" in log.columns else None
 
     def optional(values: np.ndarray | None, dtype: Any = np.float32) -> Any:
         return None if values is None else jnp.asarray(values.astype(dtype))
 
     return LoggedData(
-        x=jnp.asarray(x),
-        model=jnp.asarray(model),
-        score=jnp.asarray(score.astype(np.float32)),
-        cost=jnp.asarray(cost.astype(np.float32)),
-        propensity=optional(propensity),
-        row_weight=optional(None if keep is None else 1.0 / keep),
-        allowed=optional(allowed, bool),
-        scored=None if scored.all() else jnp.asarray(scored),
+        x=jnp.asarray(rows.x),
+        model=jnp.asarray(rows.model),
+        score=jnp.asarray(rows.score),
+        cost=jnp.asarray(rows.cost),
+        propensity=optional(rows.propensity),
+        row_weight=optional(rows.row_weight),
+        allowed=optional(rows.allowed, bool),
+        scored=None if rows.scored.all() else jnp.asarray(rows.scored),
         group=optional(group, np.int32),
         time=optional(time),
-        models=names,
+        models=rows.models,
         cost_unit=cost_unit,
     )
+
+
+class Parsed(NamedTuple):
+    """Checked rows of a log, as NumPy arrays; None for an optional column that is not there.
+
+    Attributes:
+      models: names, in the order of `model`.
+      x: [n, d] float32.
+      model: [n] int32.
+      score: [n] float32, 0 where not scored.
+      scored: [n] bool.
+      cost: [n] float32.
+      propensity: [n].
+      row_weight: [n], 1 / keep_probability.
+      allowed: [n, T] bool.
+      group: [n] text.
+    """
+
+    models: tuple[str, ...]
+    x: np.ndarray
+    model: np.ndarray
+    score: np.ndarray
+    scored: np.ndarray
+    cost: np.ndarray
+    propensity: np.ndarray | None
+    row_weight: np.ndarray | None
+    allowed: np.ndarray | None
+    group: pa.ChunkedArray | None
+
+
+def parse_rows(
+    log: Source,
+    models: Sequence[str] | None,
+    *,
+    declared: bool | None = None,
+    like: tuple[int, str] | None = None,
+) -> Parsed:
+    """Checks and converts the columns of a log, or of some of its rows.
+
+    Args:
+      log: its columns; an optional one must not be there if it is null throughout the log.
+      models: names in order, or None for those in these rows.
+      declared: whether a name that is not in `models` is an error in `allowed_models` too; by default,
+        where `models` are given.
+      like: width of the embeddings, and the file whose first row has it; by default those of these rows.
+
+    Raises:
+      DataError: as `read_log`.
+    """
+    scored = ~log.nulls("score")
+    score = log.floats("score", "a finite score, or null where the answer was not scored", null=True)
+    cost = log.floats("cost", "a finite cost of at least 0", low=0.0)
+    names, model = _models(log, models)
+    allowed = _allowed(log, names, model, declared=models is not None if declared is None else declared)
+    x = log.embeddings("embedding", like)
+    group = None
+    if "group" in log.columns:
+        log.require("group", ~log.nulls("group"), "a group in every row, or in none")
+        group = log.text("group", "the name or number of a group")
+    propensity, keep = _probability(log, "propensity"), _probability(log, "keep_probability")
+    score, cost = score.astype(np.float32), cost.astype(np.float32)
+    weight = None if keep is None else 1.0 / keep
+    return Parsed(names, x, model, score, scored, cost, propensity, weight, allowed, group)
+
+
+def keep_columns(log: Source, optional: Sequence[str]) -> Source:
+    """Returns a log with its required columns and some of the optional ones."""
+    kept = {*REQUIRED, "embedding", *optional}
+    return replace(log, columns={name: column for name, column in log.columns.items() if name in kept})
+
+
+def chooser(columns: Mapping[str, str] | None, embedding: str | None) -> Choose:
+    """Returns what picks a log's columns from those of a file; arguments as of `read_log`."""
+    return lambda names, file: _choose(names, file, dict(columns or {}), embedding)
 
 
 def write_log(log: LoggedData, path: str | os.PathLike) -> None:
@@ -253,7 +315,7 @@ def _models(log: Source, models: Sequence[str] | None) -> tuple[tuple[str, ...],
 
 def _allowed(log: Source, names: tuple[str, ...], model: np.ndarray, *, declared: bool) -> np.ndarray | None:
     """[n, T] bool, which models could have answered."""
-    if not log.has("allowed_models"):
+    if "allowed_models" not in log.columns:
         return None
     values, lengths = log.lists("allowed_models", pa.large_string(), "a list of model names")
     if not (is_text(values.type) or pa.types.is_null(values.type)):
@@ -274,7 +336,7 @@ def _allowed(log: Source, names: tuple[str, ...], model: np.ndarray, *, declared
 
 def _probability(log: Source, name: str) -> np.ndarray | None:
     """[n] float64 in (0, 1], or None where the log has none."""
-    if not log.has(name):
+    if name not in log.columns:
         return None
     known = ~log.nulls(name)
     log.require(name, known, f"a {name} in every row or in none (fill it in, or drop the column)")

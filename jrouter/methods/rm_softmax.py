@@ -5,6 +5,7 @@ Equal, up to a constant, to maximising the policy's plug-in value. One network p
 Source: arXiv 2505.16037, RM-Softmax.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from jrouter.losses import softmax_regret
@@ -21,15 +22,21 @@ class RmSoftmaxConfig(RouterConfig):
     temperature: float = 1.0
 
 
-def rm_softmax(config: RmSoftmaxConfig = RmSoftmaxConfig()) -> Method:
-    """A network per lambda, trained by softmax regret."""
+def softmax_surrogate(config: RmSoftmaxConfig) -> Callable:
+    """(logits [T], (score [T], cost [T]), lam) -> regret of the softmax policy on one row."""
 
     def surrogate(logits, targets, lam):
         score, cost = targets
         return softmax_regret(logits, utility(score, cost, lam), temperature=config.temperature)
 
+    return surrogate
+
+
+def rm_softmax(config: RmSoftmaxConfig = RmSoftmaxConfig()) -> Method:
+    """A network per lambda, trained by softmax regret."""
+
     def fit(key, problem):
         scores = tuned_scores(problem.log, problem.nuisances, estimator=config.estimator, strength=config.strength)
-        return fit_routers(key, problem, as_targets(scores), surrogate, config, problem.lambdas)
+        return fit_routers(key, problem, as_targets(scores), softmax_surrogate(config), config, problem.lambdas)
 
     return Method(fit, routers_policy(config), config)

@@ -121,7 +121,7 @@ def _at(tree: Any, index) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def _predictor(family: OutcomeModel | Stack):
+def outcome_predictor(family: OutcomeModel | Stack):
     """((params, units), scaled x) -> [2, T] in the units of score and cost."""
     return lambda fit, x: fit[1].mean + fit[1].deviation * family.predict(fit[0], x)
 
@@ -161,7 +161,7 @@ def fit_outcome(
     def attempt(strength):
         solution = solve(statistics, strength)
         fit = assemble(statistics, solution), units
-        predicted = held_out(_predictor(family), fit, x, split, only_first=family.shared_work)
+        predicted = held_out(outcome_predictor(family), fit, x, split, only_first=family.shared_work)
         residual = (_at_logged(predicted, log) - observed) / _at(units, -1).deviation[:, log.model].T
         return solution, weighted_mean(residual**2, row_weight)
 
@@ -180,7 +180,7 @@ def fit_outcome(
         strength = jnp.stack([family.strengths[len(family.strengths) // 2]] * 2)
         solution = solve(statistics, strength[0])
     params = assemble(statistics, solution)
-    predicted = held_out(_predictor(family), (params, units), x, split)
+    predicted = held_out(outcome_predictor(family), (params, units), x, split)
     return CrossFit(params, units, scaling, strength, error, predicted)
 
 

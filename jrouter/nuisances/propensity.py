@@ -149,9 +149,21 @@ def clip(propensity: Array, clipping: Clipping, *, n_models: int, training: Arra
     >>> clip(jnp.array([.001, .5]), Clipping(), n_models=2, training=jnp.ones(1), training_weight=jnp.ones(1))
     Array([0.05, 0.5 ], dtype=float32)
     """
+    low, high = clip_limits(clipping, n_models=n_models, training=training, training_weight=training_weight)
+    return jnp.clip(propensity, low, high)
+
+
+def clip_limits(
+    clipping: Clipping, *, n_models: int, training: Array, training_weight: Array
+) -> tuple[Array | float, Array | float]:
+    """The least and the largest value that `clip` leaves; arguments as there.
+
+    >>> clip_limits(Clipping(), n_models=2, training=jnp.ones(1), training_weight=jnp.ones(1))
+    (0.05, inf)
+    """
     if clipping.percentiles is None:
-        return jnp.maximum(propensity, clipping.floor / n_models)
+        return clipping.floor / n_models, float("inf")
     order = jnp.argsort(training)
     share = jnp.cumsum(training_weight[order]) / training_weight.sum()
     low, high = (training[order][jnp.searchsorted(share, q / 100 * 0.999999)] for q in clipping.percentiles)
-    return jnp.clip(propensity, low, high)
+    return low, high
