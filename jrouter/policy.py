@@ -26,7 +26,7 @@ class Policy:
 
     apply: Callable[[Any, Array, Any], Array]
     stochastic: bool | Callable[[Any], Array] = False
-    at: Callable[[Any, Array], Any] | None = None
+    at: Callable[[Any, Any], Any] | None = None
 
     def probabilities(self, params: Any, x: Array, lam: float | Array, mask: Array | None = None) -> Array:
         """[T], probability of each model for one query; 0 where `mask` [T] is False.

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Barrier
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ def linear(params, x, lam):
     return x @ params["w"] - lam * params["cost"]
 
 
-def compiled(stochastic=False, at=None):
+def compiled(stochastic: Any = False, at=None):
     return CompiledPolicy(Policy(linear, stochastic, at), PARAMS, D, T)
 
 
@@ -44,9 +45,9 @@ def compilations():
     """Counts what JAX compiles, in a list that grows."""
     found = []
 
-    def listen(name, seconds, **more):
-        if name == "/jax/core/compile/backend_compile_duration":
-            found.append(seconds)
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:

@@ -266,13 +266,12 @@ def test_a_used_router_can_be_copied(clone):
 @pytest.mark.parametrize("method", ["rm_softmax", "rm_interval"])
 def test_params_at_one_lambda_decide_as_all(method):
     params, policy = router(method).params, build_method(method, CONFIGS[method]).policy
-    assert policy.at is not None
-    sizes = [count_parameters(policy.at(params, 60.0)), count_parameters(params)]
-    assert sizes[0] < sizes[1]
+    at, x = policy.at, jnp.asarray(X)
+    assert at is not None and count_parameters(at(params, 60.0)) < count_parameters(params)
 
     def both(lam):
-        there = policy.at(params, lam)
-        return jnp.stack([jax.vmap(lambda x: policy.apply(one, x, lam))(X) for one in (params, there)])
+        values = jax.vmap(policy.apply, in_axes=(None, 0, None))
+        return jnp.stack([values(params, x, lam), values(at(params, lam), x, lam)])
 
     # At knots, between them, and beyond.
     values = jax.jit(jax.vmap(both))(jnp.array([0.0, 20.0, 60.0, 100.0, 300.0, 400.0, 500.0]))
