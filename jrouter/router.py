@@ -149,7 +149,8 @@ class Router:
         """Compiles what `route` and `probabilities` need, before a service takes traffic: later calls compile nothing.
 
         Rows are padded to the next batch size, and more than the largest go in pieces. Without this call the
-        batch sizes are powers of two, to 8,192 or as many rows as need 256 MiB, each compiled when first needed.
+        batch sizes are powers of two, to 1,024 on a CPU, 8,192 on an accelerator, or less if that needs more
+        than about 256 MiB; each is compiled when first needed.
         Products have the precision that `jax.default_matmul_precision` has at this time.
 
         Args:
