@@ -14,7 +14,8 @@ All at once, from rows that lie where the products are made:
   summed in float32; jax_bfloat16_rounding, which rounds them each time;
 - router: `Router.route` on rows in the host's memory, names out; router_on_device, on an accelerator: the same
   on rows that lie there, compiled for as many (`Router.compile`);
-- torch_*: PyTorch in inference mode (its bfloat16 network rounds the logits, too); sklearn: MLPClassifier.predict; numpy. All have the same weights.
+- torch_*: PyTorch in inference mode (its bfloat16 network rounds the logits, too); sklearn:
+  MLPClassifier.predict; numpy. All have the same weights.
 
 Contestants alternate; seconds are medians of calls that are waited for. On an accelerator "queued" is the time of
 one of many calls that wait only for the last, as a busy service has it. The floor is the larger of two measured
