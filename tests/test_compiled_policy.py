@@ -109,6 +109,12 @@ def test_rows_that_are_not_finite_are_marked_in_every_piece():
     assert np.flatnonzero(~policy.probabilities(x, 0.0, None)[1]).tolist() == bad
 
 
+def test_large_numbers_are_finite():
+    largest = np.finfo(np.float32).max
+    x = largest * np.array([[1.0] * D, [-1.0] * D, [1.0, -1.0] * (D // 2)], np.float32)
+    assert compiled().probabilities(x, 0.0, None)[1].all() and (compiled().choices(x, 0.0, None) >= 0).all()
+
+
 def test_after_compile_nothing_compiles():
     policy = compiled(stochastic=lambda params: params["cost"][0] > 0, at=lambda params, lam: params)
     policy.sizes = (1, 2, 4, 8)
@@ -139,21 +145,15 @@ def test_compiled_sizes_are_the_only_ones():
 
 
 def test_threads_share_programs():
-    traces = []
-
-    def traced(params, x, lam):
-        traces.append(1)
-        return linear(params, x, lam)
-
-    policy, together = CompiledPolicy(Policy(traced), PARAMS, D, T), Barrier(8)
+    policy, together = compiled(), Barrier(8)
 
     def ask(number):
         together.wait()
         return [policy.choices(X[number : number + n], float(number % 3), None) for n in (1, 3, 1, 4)]
 
-    with ThreadPoolExecutor(8) as threads:
+    with ThreadPoolExecutor(8) as threads, compilations() as found:
         answers = list(threads.map(ask, range(8)))
-    assert len(traces) == 2  # one for each size, 1 and 4
+    assert len(found) == 2  # one for each size, 1 and 4
     for number, answer in enumerate(answers):
         for n, chosen in zip((1, 3, 1, 4), answer, strict=True):
             expected = values_of(X[number : number + n], number % 3, True).argmax(axis=1)
