@@ -148,12 +148,21 @@ def model_shares(probability: Array) -> Array:
     return jnp.mean(probability, axis=0)
 
 
+def choose(values: Array, *, mask: Array | None = None) -> Array:
+    """Index of the highest value [T] in the pool; the first of several that tie.
+
+    >>> choose(jnp.array([1., 3., 2.]), mask=jnp.array([True, False, True]))
+    Array(2, dtype=int32)
+    """
+    # Clipped to what `masked` gives the rest: a value of -inf in the pool must not lose to them by much.
+    pool = values if mask is None else jnp.where(mask, jnp.maximum(values, _LOWEST / 2), 2 * _LOWEST)
+    return jnp.argmax(pool)
+
+
 def decide(values: Array, *, mask: Array | None = None) -> Array:
     """One-hot choice of the highest value [T] in the pool; the first of several that tie.
 
     >>> decide(jnp.array([1., 3., 2.]), mask=jnp.array([True, False, True]))
     Array([0., 0., 1.], dtype=float32)
     """
-    # Clipped to what `masked` gives the rest: a value of -inf in the pool must not lose to them by much.
-    pool = values if mask is None else jnp.where(mask, jnp.maximum(values, _LOWEST / 2), 2 * _LOWEST)
-    return jax.nn.one_hot(jnp.argmax(pool), values.shape[-1], dtype=jnp.float32)
+    return jax.nn.one_hot(choose(values, mask=mask), values.shape[-1], dtype=jnp.float32)

@@ -21,10 +21,12 @@ class Policy:
     Attributes:
       apply: (params, x [d], lam) -> [T], logits or utilities: higher is chosen.
       stochastic: draws from softmax(apply) instead of choosing its maximum; or params -> whether it does.
+      at: (params, lam) -> smaller params for which `apply` gives the same at this lambda; None if there are none.
     """
 
     apply: Callable[[Any, Array, Any], Array]
     stochastic: bool | Callable[[Any], Array] = False
+    at: Callable[[Any, Any], Any] | None = None
 
     def probabilities(self, params: Any, x: Array, lam: float | Array, mask: Array | None = None) -> Array:
         """[T], probability of each model for one query; 0 where `mask` [T] is False.
@@ -38,6 +40,10 @@ class Policy:
         if self.stochastic is True:
             return drawn
         return jnp.where(self.stochastic(params), drawn, metrics.decide(values, mask=mask))
+
+    def choice(self, params: Any, x: Array, lam: float | Array, mask: Array | None = None) -> Array:
+        """Index of the most probable model for one query; of a policy that draws, too."""
+        return metrics.choose(self.apply(params, x, lam), mask=mask)
 
 
 @register_dataclass

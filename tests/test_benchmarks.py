@@ -48,3 +48,20 @@ def test_scaling(tmp_path):
     assert (tmp_path / "scaling_smoke.png").stat().st_size > 10_000
     # What has been measured is kept, unless asked for again.
     assert smoke("scaling", tmp_path) == found
+
+
+def test_inference(tmp_path):
+    pytest.importorskip("sklearn")
+    found = smoke("inference", tmp_path, "--peers", "sklearn")
+    batch = found["large_batch"]["contestants"]
+    assert set(batch) == {"jax_float32", "jax_bfloat16", "jax_bfloat16_rounding", "router", "numpy", "sklearn"}
+    # One network everywhere: decisions differ where rounding tips them.
+    for name, least in (("router", 0.999), ("numpy", 0.999), ("sklearn", 0.999), ("jax_bfloat16", 0.98)):
+        assert batch[name]["equal_decisions"] >= least
+    assert max(found["large_batch"]["model_shares"]) < 0.9
+    assert set(found["single_query"]) == {"as_installed", "cpu_synchronous"}
+    for (one,) in found["single_query"].values():
+        assert (
+            one["equal_decisions"] == 1.0
+            and 0 < one["microseconds"]["route"]["p50"] <= one["microseconds"]["route"]["p99"]
+        )

@@ -103,7 +103,8 @@ def program(name):
         def at(x, lam):
             pools = jnp.stack([jnp.ones(T, bool), MASK])
             chosen = jax.vmap(lambda pool: method.policy.probabilities(params, x, lam, pool))(pools)
-            return method.policy.apply(params, x, lam), chosen[0], chosen[1]
+            choice = method.policy.choice(params, x, lam, MASK)
+            return method.policy.apply(params, x, lam), chosen[0], chosen[1], choice
 
         return params, jax.vmap(jax.vmap(at, in_axes=(None, 0)), in_axes=(0, None))(QUERIES, ASKED)
 
@@ -139,13 +140,15 @@ def test_a_name_and_its_configuration_rebuild_the_method(name):
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_every_method_fits_and_chooses_from_the_pool_at_any_lambda(name):
-    params, (values, whole, pool) = result(name)
+    params, (values, whole, pool, choice) = result(name)
     assert values.shape == (Q, len(ASKED), T)
     for leaf in jax.tree.leaves((params, values, whole, pool)):
         assert np.isfinite(np.asarray(leaf)).all()
     np.testing.assert_allclose(whole.sum(axis=-1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(pool.sum(axis=-1), 1.0, rtol=1e-5)
     assert (np.asarray(pool)[..., ~np.asarray(MASK)] == 0).all()
+    of_choice = np.take_along_axis(np.asarray(pool), np.asarray(choice)[..., None], axis=-1)[..., 0]
+    np.testing.assert_array_equal(of_choice, np.asarray(pool).max(axis=-1))
     if METHODS[name]().policy.stochastic is False:
         best = np.where(MASK, values, -np.inf).argmax(axis=-1)
         np.testing.assert_array_equal(np.asarray(pool).argmax(axis=-1), best)

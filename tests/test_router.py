@@ -1,6 +1,8 @@
 """Router: names in, names out; saved and loaded it decides the same; every misuse is a clear error."""
 
+import copy
 import json
+import pickle
 import shutil
 from dataclasses import replace
 from functools import cache
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from jrouter.io.checkpoint import CheckpointError
+from jrouter.networks import count_parameters
 from jrouter.nuisances import propensity, ridge
 from jrouter.nuisances.crossfit import OUTCOME_MODELS, PROPENSITY_MODELS, NuisanceConfig
 from jrouter.policy import Policy, Problem
@@ -222,22 +225,58 @@ def test_misuse_is_a_clear_error(arguments, message):
             getattr(simple(), method)(*arguments)
 
 
-def test_routes_of_one_shape_are_compiled_once(monkeypatch):
+def test_a_service_compiles_before_traffic(monkeypatch):
     traces = []
-    original = Policy.probabilities
+    original = Policy.choice
 
     def counted(self, *arguments):
         traces.append(1)
         return original(self, *arguments)
 
-    monkeypatch.setattr(Policy, "probabilities", counted)
+    monkeypatch.setattr(Policy, "choice", counted)
     fresh = replace(simple(), lambdas=(0.0, 500.0))
+    fresh.compile([1, 8])
+    assert len(traces) == 2  # one for each batch size: the counter counts
     for lam in (0.0, 1, 2.5, np.float64(30.0), 1e6):
-        fresh.route(X[:4], lam)
+        fresh.route(X[0], lam)
         fresh.route(X[4:8].astype(np.float64), lam, ["small", "middle"])
-    assert len(traces) == 1
-    fresh.route(X[:5], 0.0)
-    assert len(traces) == 2  # another shape: the counter counts
+        fresh.route(X, lam)
+    assert len(traces) == 2
+    # Compiling is of an object, not of the values it is made of: a copy starts anew.
+    assert replace(fresh).route(X[:1], 0.0) == fresh.route(X[:1], 0.0)
+    assert len(traces) == 3
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [1, -4], [2.5], ["8"]], ids=str)
+def test_batch_sizes_that_are_no_positive_integers_are_refused(sizes):
+    with pytest.raises(ValueError, match="batch_sizes: expected positive integers, got"):
+        simple().compile(sizes)
+
+
+@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one)), replace])
+def test_a_used_router_can_be_copied(clone):
+    used = router("rm_softmax")
+    expected = used.route(X, 50.0)
+    again = clone(used)
+    assert again.route(X, 50.0) == expected and again._policy is not used._policy
+    for field in ("method", "config", "models", "dim", "lambdas", "cost_unit", "embedding"):
+        assert getattr(again, field) == getattr(used, field)
+
+
+@pytest.mark.parametrize("method", ["rm_softmax", "rm_interval"])
+def test_params_at_one_lambda_decide_as_all(method):
+    params, policy = router(method).params, build_method(method, CONFIGS[method]).policy
+    at, x = policy.at, jnp.asarray(X)
+    assert at is not None and count_parameters(at(params, 60.0)) < count_parameters(params)
+
+    def both(lam):
+        values = jax.vmap(policy.apply, in_axes=(None, 0, None))
+        return jnp.stack([values(params, x, lam), values(at(params, lam), x, lam)])
+
+    # At knots, between them, and beyond.
+    values = jax.jit(jax.vmap(both))(jnp.array([0.0, 20.0, 60.0, 100.0, 300.0, 400.0, 500.0]))
+    np.testing.assert_allclose(values[:, 0], values[:, 1], rtol=1e-5, atol=1e-6)
+    assert float(jnp.abs(values[0] - values[4]).max()) > 1e-3  # lambdas differ, or this would say little
 
 
 @pytest.fixture

@@ -114,7 +114,12 @@ def routers_policy(config: RouterConfig) -> Policy:
         network = jax.tree.map(lambda leaf: leaf[index], params["networks"])
         return run(RouterNetwork(head_width(network), config.hidden), network, scale(params["scaling"], x))
 
-    return Policy(apply)
+    def at(params, lam):
+        index = nearest(params["lambdas"], lam)
+        kept = jax.tree.map(lambda leaf: leaf[index][None], (params["networks"], params["lambdas"]))
+        return {"networks": kept[0], "lambdas": kept[1], "scaling": params["scaling"]}
+
+    return Policy(apply, at=at)
 
 
 def as_targets(scores: CounterfactualScores) -> tuple[Array, Array]:

@@ -69,6 +69,11 @@ def knots_of(config: RmIntervalConfig, lambdas: Array) -> Array:
     return lambdas[jnp.array(sorted({*range(0, size, 2), size - 1}))] if size > 2 else lambdas
 
 
+def unit_of(params: dict[str, Any]) -> Array:
+    """The largest knot, in which lambda is measured; kept apart where the knots are not all there."""
+    return params["unit"] if "unit" in params else jnp.maximum(params["knots"][-1], 1e-30)
+
+
 def rm_interval(config: RmIntervalConfig = RmIntervalConfig()) -> Method:
     """Networks at knots, fine-tuned together, interpolated in lambda."""
 
@@ -93,7 +98,7 @@ def rm_interval(config: RmIntervalConfig = RmIntervalConfig()) -> Method:
         scaling = fit_scaling(problem.log.x, problem.log.weight)
         rows, valid = router_rows(problem, scaling, as_targets(scores))
         knots = knots_of(config, problem.lambdas)
-        unit = jnp.maximum(knots[-1], 1e-30)
+        unit = unit_of({"knots": knots})
         scales = jax.vmap(lambda lam: regret_scale(scores, lam, problem.log.weight))(knots)
         settings = knots, jnp.broadcast_to(unit, knots.shape), scales
 
@@ -116,18 +121,25 @@ def rm_interval(config: RmIntervalConfig = RmIntervalConfig()) -> Method:
     def apply(params: dict[str, Any], x: Array, lam: Array) -> Array:
         x = scale(params["scaling"], x)
         knots = params["knots"]
-        interval = locate(knots, lam)
+        interval, unit = locate(knots, lam), unit_of(params)
 
-        def at(index):
+        def at_knot(index):
             network = jax.tree.map(lambda leaf: leaf[index], params["networks"])
-            return output(network, x, knots[index], jnp.maximum(knots[-1], 1e-30))
+            return output(network, x, knots[index], unit)
 
         return interpolate(
-            at(interval.low),
-            at(interval.high),
+            at_knot(interval.low),
+            at_knot(interval.high),
             interval.lam,
             lam_low=knots[interval.low],
             lam_high=knots[interval.high],
         )
 
-    return Method(fit, Policy(apply), config)
+    def at(params: dict[str, Any], lam: Array) -> dict[str, Any]:
+        """The two ends of lambda's interval."""
+        interval = locate(params["knots"], lam)
+        ends = jnp.stack([interval.low, interval.high])
+        kept = jax.tree.map(lambda leaf: leaf[ends], {name: params[name] for name in ("networks", "knots")})
+        return {**kept, "scaling": params["scaling"], "unit": unit_of(params)}
+
+    return Method(fit, Policy(apply, at=at), config)
