@@ -58,6 +58,9 @@ def map_and_sum_rows(function: Callable, rows: Any, *, chunk: int = ROWS) -> tup
     """
     n = jax.tree.leaves(rows)[0].shape[0]
     n_chunks = -(-n // chunk)
+    if n_chunks == 1:
+        kept, summed = jax.vmap(function)(rows)
+        return kept, jax.tree.map(lambda leaf: leaf.sum(axis=0), summed)
     size = -(-n // n_chunks)
     index = jnp.arange(n_chunks * size)
     places = jnp.where(index < n, index, 0).reshape(n_chunks, size)
