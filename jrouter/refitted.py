@@ -169,9 +169,7 @@ def refitted_learner_bootstrap(
         places, score, cost = jax.lax.map(of_fold, jnp.arange(outer.n_folds))
         empty = jnp.zeros((lambdas.shape[0], log.model.shape[0]))
         # [K, L, m] -> [L, K, m], and each row to its place.
-        score, cost = (
-            empty.at[:, places].set(jnp.swapaxes(part, 0, 1), mode="drop") for part in (score, cost)
-        )
+        score, cost = (empty.at[:, places].set(jnp.swapaxes(part, 0, 1), mode="drop") for part in (score, cost))
         found = value_of_rows(score, cost, lambdas, log.row_weight)
         return Resampled(found.value, found.score, found.cost)
 

@@ -12,7 +12,6 @@ from jrouter.chunks import map_rows
 from jrouter.types import Array
 from jrouter.weighted import weighted_mean
 
-
 VALID_CHUNK = 8192
 """Rows at a time of which a validation loss is made: what a network makes of them is not kept for all rows."""
 

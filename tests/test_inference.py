@@ -22,6 +22,7 @@ from jrouter.inference import (
 
 B = 4000
 bootstrap = jax.jit(paired_bootstrap, static_argnames="n_resamples")
+means = jax.jit(bootstrap_means, static_argnames=("n_resamples", "at_once"))
 
 
 def normal(seed, *shape):
@@ -196,8 +197,8 @@ def test_resampled_means_vary_as_the_mean_does(n_resamples, at_once):
     rng = np.random.default_rng(0)
     values = rng.normal(size=(500, 2)) * [1.0, 3.0] + [0.0, 2.0]
     weight = rng.uniform(0.5, 2.0, 500)
-    run = jax.jit(partial(bootstrap_means, n_resamples=n_resamples, at_once=at_once))
-    got = np.asarray(run(jax.random.key(1), jnp.asarray(values, jnp.float32), jnp.asarray(weight, jnp.float32)))
+    given = jnp.asarray(values, jnp.float32), jnp.asarray(weight, jnp.float32)
+    got = np.asarray(means(jax.random.key(1), *given, n_resamples=n_resamples, at_once=at_once))
     assert got.shape == (n_resamples, 2)
     mean = weight @ values / weight.sum()
     error = np.sqrt(((weight[:, None] * (values - mean)) ** 2).sum(axis=0)) / weight.sum()
@@ -211,17 +212,19 @@ def test_resampled_means_vary_as_the_mean_does(n_resamples, at_once):
 def test_rows_of_a_group_are_drawn_together():
     values = jnp.repeat(jax.random.normal(jax.random.key(0), (100, 1)), 5, axis=0)
     group = jnp.repeat(jnp.arange(100), 5)
-    alone = bootstrap_means(jax.random.key(1), values, n_resamples=2000)
-    together = bootstrap_means(jax.random.key(1), values, group=group, n_resamples=2000)
+    alone = means(jax.random.key(1), values, n_resamples=2000)
+    together = means(jax.random.key(1), values, group=group, n_resamples=2000)
     assert float(together.std() / alone.std()) == pytest.approx(5**0.5, rel=0.08)
 
 
 def test_sums_are_products_with_the_counts_of_the_same_key():
     n, n_resamples = 1001, 70
     values = np.random.default_rng(0).normal(size=(n, 3)) + [0.0, 5.0, 1000.0]
-    got = bootstrap_sums(jax.random.key(1), jnp.asarray(values, jnp.float32), n_resamples=n_resamples, at_once=7)
+    run = jax.jit(partial(bootstrap_sums, n_resamples=n_resamples, at_once=7))
+    got = run(jax.random.key(1), jnp.asarray(values, jnp.float32))
     keys = jax.random.split(jax.random.key(1), 10)
-    counts = np.concatenate([np.asarray(poisson_counts(key, (7, n))) for key in keys]).astype(np.float64)
+    counts = jax.jit(jax.vmap(lambda key: poisson_counts(key, (7, n))))(keys).reshape(-1, n)
+    counts = np.asarray(counts, np.float64)
     np.testing.assert_allclose(got, counts @ values.astype(np.float32).astype(np.float64), rtol=1e-6, atol=1e-4)
 
 
@@ -231,7 +234,9 @@ def test_errors_and_percentiles_are_those_of_a_float64_bootstrap(offset):
     rng = np.random.default_rng(3)
     n, n_resamples = 800, 8000
     values = offset + rng.exponential(size=n) ** 2
-    got = np.asarray(bootstrap_means(jax.random.key(2), jnp.asarray(values[:, None], jnp.float32), n_resamples=n_resamples))
+    got = np.asarray(
+        bootstrap_means(jax.random.key(2), jnp.asarray(values[:, None], jnp.float32), n_resamples=n_resamples)
+    )
     drawn = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) @ (values - offset) / n
     got = got[:, 0].astype(np.float64) - offset
     error = drawn.std()
@@ -247,7 +252,7 @@ def test_errors_and_percentiles_are_those_of_a_float64_bootstrap(offset):
 
 def test_resampled_means_are_finite_where_no_row_is_drawn():
     values = jnp.array([[1.5], [2.5]])
-    got = np.asarray(bootstrap_means(jax.random.key(0), values, jnp.array([0.3, 0.7]), n_resamples=500))
+    got = np.asarray(means(jax.random.key(0), values, jnp.array([0.3, 0.7]), n_resamples=500))
     # Both rows are left out in (94 / 256)^2 of the resamples: then the mean of all rows stands.
     assert (got >= 1.5 - 1e-6).all() and (got <= 2.5 + 1e-6).all()
     assert 0.05 < np.isclose(got, 2.2).mean() < 0.35

@@ -78,9 +78,7 @@ def test_chunks_do_not_matter(chunk):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(parts_shares, whole_shares, rtol=1e-5)
     assert queries.x is not None
-    by_chunk = choice_outcomes(
-        policy, WEIGHTS, queries.x, queries.score, queries.cost, LAMBDAS, mask=MASK, chunk=chunk
-    )
+    by_chunk = choice_outcomes(policy, WEIGHTS, queries.x, queries.score, queries.cost, LAMBDAS, mask=MASK, chunk=chunk)
     whole = jax.vmap(lambda x: jax.vmap(lambda lam: policy.probabilities(WEIGHTS, x, lam, MASK))(LAMBDAS))(queries.x)
     for ours, values in zip(by_chunk, (queries.score, queries.cost), strict=True):
         np.testing.assert_allclose(ours, jnp.einsum("nlt,nt->ln", whole, values), rtol=1e-5, atol=1e-6)

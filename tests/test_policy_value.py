@@ -36,10 +36,15 @@ def draw(seed=0, n=N):
     return policy, outcome, observed, model, logging[np.arange(n), model], rng.uniform(0.5, 2.0, n)
 
 
+each_row = jax.jit(jax.vmap(partial(policy_terms, threshold=THRESHOLD, strength=STRENGTH)))
+added = jax.jit(contributions)
+bootstrap = jax.jit(bootstrap_estimates, static_argnames=("n_resamples", "at_once"))
+
+
 def terms_of(policy, outcome, observed, model, propensity):
     given = [jnp.asarray(part, jnp.float32) for part in (policy, outcome, observed, model, propensity)]
     given[3] = jnp.asarray(model, jnp.int32)
-    return jax.vmap(partial(policy_terms, threshold=THRESHOLD, strength=STRENGTH))(*given)
+    return each_row(*given)
 
 
 def by_definition(policy, outcome, observed, model, propensity, weight):
@@ -70,13 +75,13 @@ def test_values_are_their_definitions(weighted):
     terms, row_weight = terms_of(*given), jnp.asarray(weight, jnp.float32)
     sums = jax.tree.map(lambda term: (term * row_weight).sum(), terms)
     np.testing.assert_allclose(estimates(sums), expected, rtol=1e-5)
-    rows = np.asarray(contributions(terms, row_weight), np.float64)
+    rows = np.asarray(added(terms, row_weight), np.float64)
     np.testing.assert_allclose(np.average(rows, axis=0, weights=weight), expected, rtol=1e-5)
 
 
 def test_a_contribution_is_how_a_row_moves_the_estimate():
     *given, weight = draw()
-    rows = np.asarray(contributions(terms_of(*given), jnp.asarray(weight, jnp.float32)), np.float64)
+    rows = np.asarray(added(terms_of(*given), jnp.asarray(weight, jnp.float32)), np.float64)
     value = by_definition(*given, weight)
     step = 1e-4
     for row in range(8):
@@ -89,7 +94,7 @@ def test_a_contribution_is_how_a_row_moves_the_estimate():
 def test_resampled_values_are_those_of_the_resampled_rows():
     *given, weight = draw()
     key, n_resamples = jax.random.key(0), 20
-    got = bootstrap_estimates(key, terms_of(*given), jnp.asarray(weight, jnp.float32), n_resamples=n_resamples)
+    got = bootstrap(key, terms_of(*given), jnp.asarray(weight, jnp.float32), n_resamples=n_resamples)
     counts = np.asarray(poisson_counts(jax.random.split(key, 1)[0], (64, N)))[:n_resamples]
     expected = [by_definition(*given, weight * count) for count in counts]
     np.testing.assert_allclose(got, expected, rtol=2e-5)
@@ -102,8 +107,8 @@ def test_the_bootstrap_has_the_standard_error_of_the_contributions(grouped):
     if grouped:  # every row five times, none of them news
         given, group = [np.repeat(part, 5, axis=0) for part in given], jnp.repeat(jnp.arange(N), 5)
     terms = terms_of(*given)
-    resamples = np.asarray(bootstrap_estimates(jax.random.key(1), terms, group=group, n_resamples=4000))
-    error = np.asarray(standard_error(contributions(terms).T, group=group))
+    resamples = np.asarray(bootstrap(jax.random.key(1), terms, group=group, n_resamples=4000))
+    error = np.asarray(standard_error(added(terms).T, group=group))
     # 4 standard errors of a deviation from 4,000 draws; ratios are linear to first order only.
     np.testing.assert_allclose(resamples.std(axis=0), error, rtol=4 / np.sqrt(8000) + 0.02)
     fixed = np.asarray(terms.ips * terms.ratio.shape[0] / terms.ratio.sum()).std() / np.sqrt(N)
@@ -145,10 +150,11 @@ def test_limits():
 
 
 def sums_of(*given):
-    return jax.tree.map(jnp.sum, terms_of(*given))
+    return Terms(*(term.sum() for term in terms_of(*given)))
 
 
 def test_rows_that_could_not_be_logged_have_the_direct_term_alone_and_finite_gradients():
+    @jax.jit
     def value(outcome):
         row = policy_terms(jnp.array([0.4, 0.6]), outcome, jnp.float32(1.0), jnp.int32(0), jnp.float32(0.0))
         return estimates(row)
@@ -156,4 +162,4 @@ def test_rows_that_could_not_be_logged_have_the_direct_term_alone_and_finite_gra
     outcome = jnp.array([0.5, 0.25])
     np.testing.assert_allclose(value(outcome), [0.35, 0, 0, 0.35, 0.35, 0.35, 0.35], rtol=1e-6)
     assert np.isfinite(jax.jacobian(value)(outcome)).all()
-    assert np.isfinite(contributions(Terms(*jnp.zeros((7, 3))))).all()
+    assert np.isfinite(added(Terms(*jnp.zeros((7, 3))))).all()
