@@ -36,9 +36,11 @@ from jrouter.losses import (
 from jrouter.methods import METHODS
 from jrouter.metrics import regret, routing_accuracy, utility
 from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
-from jrouter.off_policy import cross_fitted_value, paired_difference
+from jrouter.off_policy import cross_fitted_value, fixed_policy_value, paired_difference
 from jrouter.policy import Method, Policy, Problem, evaluate
+from jrouter.policy_value import bootstrap_estimates, policy_terms
 from jrouter.preferences import with_utility
+from jrouter.refitted import refitted_bootstrap
 from jrouter.router import Router
 from jrouter.splits import split_log
 from jrouter.tuning import choose_strength, slope
@@ -61,6 +63,7 @@ __all__ = [
     "Router",
     "augmented",
     "balancing_weights",
+    "bootstrap_estimates",
     "choose_strength",
     "classification_surrogate",
     "cost_weighted_surrogate",
@@ -70,6 +73,7 @@ __all__ = [
     "doubly_robust",
     "evaluate",
     "fit_nuisances",
+    "fixed_policy_value",
     "interpolate",
     "inverse_propensity_weight",
     "ips",
@@ -79,8 +83,10 @@ __all__ = [
     "overlap_tilt",
     "paired_difference",
     "pinsker_regret_bound",
+    "policy_terms",
     "read_log",
     "read_table",
+    "refitted_bootstrap",
     "regret",
     "routing_accuracy",
     "self_normalised_weights",

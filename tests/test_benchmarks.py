@@ -31,3 +31,14 @@ def test_sweep(tmp_path):
     # Equal work from equal starts is equal routers.
     assert found["stacked"]["test_utility"] == pytest.approx(found["jax_loop"]["test_utility"], abs=2e-3)
     assert all(len(one["seconds"]) == 1 and one["median_seconds"] > 0 for one in found.values())
+
+
+def test_off_policy(tmp_path):
+    found = smoke("off_policy", tmp_path, "--peers", "none")
+    assert set(found["contestants"]) == {"jrouter", "numpy"} and len(found["estimators"]) == 7
+    # The script fails where intervals differ by more than their resamples do; it says by how much values do.
+    assert found["largest_value_difference"]["numpy"] < 1e-5
+    values = found["contestants"]["jrouter"]
+    assert all(
+        low < value < high for low, value, high in zip(*(values[k] for k in ("low", "value", "high")), strict=True)
+    )

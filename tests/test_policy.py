@@ -97,9 +97,8 @@ def test_memory_is_bounded_by_a_chunk_not_by_rows_times_lambdas_times_models():
             lambda params, x, score, cost, lambdas: evaluate(policy, params, BenchmarkTable(x, score, cost), lambdas)
         )
         sizes = [one.lower(*given).compile().memory_analysis() for one in (value, judge)]
-        if any(size is None for size in sizes):
-            pytest.skip("this backend does not say how much memory a program needs")
-        return np.array([size.temp_size_in_bytes for size in sizes])
+        known = [size.temp_size_in_bytes for size in sizes if size is not None]
+        return np.array(known) if len(known) == 2 else pytest.skip("this backend does not say what a program needs")
 
     n, n_lambdas = 20_000, 50
     small, large = temporary(n, n_lambdas), temporary(4 * n, n_lambdas)

@@ -36,6 +36,12 @@ def draw(seed=0, n=N):
     return policy, outcome, observed, model, logging[np.arange(n), model], rng.uniform(0.5, 2.0, n)
 
 
+def weighted_log():
+    """What the terms are made of, and the row weights."""
+    whole = draw()
+    return whole[:5], whole[5]
+
+
 each_row = jax.jit(jax.vmap(partial(policy_terms, threshold=THRESHOLD, strength=STRENGTH)))
 added = jax.jit(contributions)
 bootstrap = jax.jit(bootstrap_estimates, static_argnames=("n_resamples", "at_once"))
@@ -47,8 +53,9 @@ def terms_of(policy, outcome, observed, model, propensity):
     return each_row(*given)
 
 
-def by_definition(policy, outcome, observed, model, propensity, weight):
+def by_definition(given, weight):
     """Seven values in float64."""
+    policy, outcome, observed, model, propensity = given
     row = np.arange(model.size)
     w, direct, error = policy[row, model] / propensity, (policy * outcome).sum(axis=1), observed - outcome[row, model]
     mean = partial(np.average, weights=weight)
@@ -68,9 +75,9 @@ def by_definition(policy, outcome, observed, model, propensity, weight):
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_values_are_their_definitions(weighted):
-    *given, weight = draw()
+    given, weight = weighted_log()
     weight = weight if weighted else np.ones(N)
-    expected = by_definition(*given, weight)
+    expected = by_definition(given, weight)
     assert len(np.unique(expected.round(4))) == len(POLICY_ESTIMATORS)  # or a mixed-up order would pass
     terms, row_weight = terms_of(*given), jnp.asarray(weight, jnp.float32)
     sums = jax.tree.map(lambda term: (term * row_weight).sum(), terms)
@@ -80,29 +87,29 @@ def test_values_are_their_definitions(weighted):
 
 
 def test_a_contribution_is_how_a_row_moves_the_estimate():
-    *given, weight = draw()
+    given, weight = weighted_log()
     rows = np.asarray(added(terms_of(*given), jnp.asarray(weight, jnp.float32)), np.float64)
-    value = by_definition(*given, weight)
+    value = by_definition(given, weight)
     step = 1e-4
     for row in range(8):
         more = weight.copy()
         more[row] += step
-        slope = (by_definition(*given, more) - value) / step
+        slope = (by_definition(given, more) - value) / step
         np.testing.assert_allclose((rows[row] - value) / weight.sum(), slope, rtol=2e-3, atol=1e-6)
 
 
 def test_resampled_values_are_those_of_the_resampled_rows():
-    *given, weight = draw()
+    given, weight = weighted_log()
     key, n_resamples = jax.random.key(0), 20
     got = bootstrap(key, terms_of(*given), jnp.asarray(weight, jnp.float32), n_resamples=n_resamples)
     counts = np.asarray(poisson_counts(jax.random.split(key, 1)[0], (64, N)))[:n_resamples]
-    expected = [by_definition(*given, weight * count) for count in counts]
+    expected = [by_definition(given, weight * count) for count in counts]
     np.testing.assert_allclose(got, expected, rtol=2e-5)
 
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_the_bootstrap_has_the_standard_error_of_the_contributions(grouped):
-    given = draw()[:-1]
+    given, _ = weighted_log()
     group = None
     if grouped:  # every row five times, none of them news
         given, group = [np.repeat(part, 5, axis=0) for part in given], jnp.repeat(jnp.arange(N), 5)
