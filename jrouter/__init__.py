@@ -37,9 +37,11 @@ from jrouter.losses import (
 from jrouter.methods import METHODS
 from jrouter.metrics import regret, routing_accuracy, utility
 from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
-from jrouter.off_policy import cross_fitted_value, paired_difference
+from jrouter.off_policy import cross_fitted_value, fixed_policy_value, paired_difference
 from jrouter.policy import Method, Policy, Problem, evaluate
+from jrouter.policy_value import bootstrap_estimates, policy_terms
 from jrouter.preferences import with_utility
+from jrouter.refitted import refitted_bootstrap
 from jrouter.router import Router
 from jrouter.splits import split_log
 from jrouter.tuning import choose_strength, slope
@@ -62,6 +64,7 @@ __all__ = [
     "Router",
     "augmented",
     "balancing_weights",
+    "bootstrap_estimates",
     "choose_strength",
     "classification_surrogate",
     "cost_weighted_surrogate",
@@ -72,6 +75,7 @@ __all__ = [
     "evaluate",
     "fit_nuisances",
     "fit_stream",
+    "fixed_policy_value",
     "interpolate",
     "inverse_propensity_weight",
     "ips",
@@ -81,8 +85,10 @@ __all__ = [
     "overlap_tilt",
     "paired_difference",
     "pinsker_regret_bound",
+    "policy_terms",
     "read_log",
     "read_table",
+    "refitted_bootstrap",
     "regret",
     "routing_accuracy",
     "self_normalised_weights",

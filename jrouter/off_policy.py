@@ -2,8 +2,13 @@
 
     V(pi) = mean_i sum_t pi(t | x_i, lam) * Yhat_i(t)
 
-Fold by fold, nuisances AND policy are fitted again on the other folds, so a policy is never valued on
-rows that it, or what values it, was fitted on. What is valued is the learner on this much data.
+- `fixed_policy_value`: of a policy that was made without this log.
+- `cross_fitted_value`: of a learner. Fold by fold, nuisances AND policy are fitted again on the other folds,
+  so a policy is never valued on rows that it, or what values it, was fitted on. What is valued is the
+  learner on this much data.
+
+Probabilities [n, L, T] are never stored: a chunk of rows at a time, they become the score and the cost of
+each row's choices, [L, n] each.
 """
 
 from collections.abc import Callable
@@ -12,14 +17,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jrouter.estimators import counterfactual_scores
 from jrouter.inference import standard_error
 from jrouter.metrics import expected, utility
 from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
-from jrouter.policy import Policy, Problem, choose_all
-from jrouter.splits import split_log
+from jrouter.policy import Policy, Problem, choice_outcomes
+from jrouter.splits import Split, rows_by_label, split_log
 from jrouter.types import Array, LoggedData
 from jrouter.weighted import weighted_mean
 
@@ -42,6 +46,32 @@ class PolicyValue(NamedTuple):
     cost: Array
 
 
+def value_of_rows(
+    score: Array, cost: Array, lambdas: Array, row_weight: Array | None = None, group: Array | None = None
+) -> PolicyValue:
+    """Value of choices from the score and cost that each row's choice is expected to have.
+
+    Args:
+      score: [L, n].
+      cost: [L, n].
+      lambdas: [L].
+      row_weight: [n].
+      group: [n], rows that are not independent.
+
+    Returns:
+      `PolicyValue`. The standard error is that of the mean of the rows' contributions, nuisances as
+      given: right to first order for doubly robust scores with cross-fitted nuisances.
+    """
+    rows = utility(score, cost, lambdas[:, None])
+    return PolicyValue(
+        value=weighted_mean(rows.T, row_weight),
+        error=standard_error(rows, row_weight, group=group),
+        rows=rows,
+        score=weighted_mean(score.T, row_weight),
+        cost=weighted_mean(cost.T, row_weight),
+    )
+
+
 def value_of_choices(
     probability: Array,
     score: Array,
@@ -50,7 +80,7 @@ def value_of_choices(
     row_weight: Array | None = None,
     group: Array | None = None,
 ) -> PolicyValue:
-    """Value of choices made without looking at the outcomes that score them.
+    """Value of given choices, made without looking at the outcomes that score them.
 
     Args:
       probability: [n, L, T], pi(t | x_i, lam).
@@ -61,19 +91,90 @@ def value_of_choices(
       group: [n], rows that are not independent.
 
     Returns:
-      `PolicyValue`. The standard error is that of the mean of the rows' contributions, nuisances as
-      given: right to first order for doubly robust scores with cross-fitted nuisances.
+      As of `value_of_rows`.
     """
     of_rows = jax.vmap(jax.vmap(expected, in_axes=(0, None)))  # queries, then lambdas
-    per_row_score, per_row_cost = of_rows(probability, score).T, of_rows(probability, cost).T
-    rows = utility(per_row_score, per_row_cost, lambdas[:, None])
-    return PolicyValue(
-        value=weighted_mean(rows.T, row_weight),
-        error=standard_error(rows, row_weight, group=group),
-        rows=rows,
-        score=weighted_mean(per_row_score.T, row_weight),
-        cost=weighted_mean(per_row_cost.T, row_weight),
-    )
+    return value_of_rows(of_rows(probability, score).T, of_rows(probability, cost).T, lambdas, row_weight, group)
+
+
+def fixed_policy_value(
+    key: Array,
+    log: LoggedData,
+    split: Split,
+    policy: Policy,
+    params: Any,
+    lambdas: Array,
+    *,
+    nuisances: NuisanceConfig = NuisanceConfig(),
+    estimator: str = "dr",
+    strength: float | Array = 10.0,
+) -> PolicyValue:
+    """Value of a policy that was made WITHOUT this log, by cross-fitted nuisances. Pure: jit it, vmap it.
+
+    A policy that was learned from these rows looks better on them than it is: use `cross_fitted_value`.
+
+    Args:
+      key: of the nuisances.
+      log: n rows.
+      split: folds of the nuisances.
+      policy: and
+      params: its parameters.
+      lambdas: [L].
+      nuisances: how propensities and outcomes are estimated.
+      estimator: and
+      strength: of the counterfactual scores, as of `estimators.counterfactual_scores`.
+
+    Returns:
+      `PolicyValue`, over all rows.
+    """
+    estimated = fit_nuisances(key, log, split, nuisances)
+    scores = counterfactual_scores(log, estimated, estimator=estimator, strength=strength)
+    rows = choice_outcomes(policy, params, log.x, scores.score, scores.cost, lambdas)
+    return value_of_rows(*rows, lambdas, log.row_weight, log.group)
+
+
+def held_out_rows(
+    key: Array,
+    log: LoggedData,
+    outer: Split,
+    inner: Split,
+    policy: Policy,
+    fit: Callable[[Array, Problem], Any],
+    lambdas: Array,
+    number: int | Array,
+    *,
+    nuisances: NuisanceConfig = NuisanceConfig(),
+) -> tuple[Array, Array, Array]:
+    """What one fold's rows say of a learner's policy, everything fitted without them. Pure.
+
+    The complement is expressed by row weights 0 on the fold, so all folds are one program.
+
+    Args:
+      key: of the fits.
+      log: n rows.
+      outer: its folds are left out in turn.
+      inner: folds of the nuisances, drawn apart from `outer`.
+      policy: and
+      fit: the learner.
+      lambdas: [L].
+      number: of the fold.
+      nuisances: how propensities and outcomes are estimated.
+
+    Returns:
+      Places [m] of the fold's rows in the log (n where there are fewer), and the doubly robust score and
+      cost of their choices: [L, m] each.
+    """
+    key_nuisances, key_fit = jax.random.split(jax.random.fold_in(key, number))
+    rest = replace(log, row_weight=jnp.where(outer.fold == number, 0.0, log.weight))
+    # Held-out rows weigh nothing, so none of these fits has seen them: the same nuisances serve
+    # the learner on the complement and the scores that value it here.
+    estimated = fit_nuisances(key_nuisances, rest, inner, nuisances)
+    params = fit(key_fit, Problem(rest, inner, estimated, lambdas))
+    scores = counterfactual_scores(log, estimated)
+    by_fold, present = rows_by_label(outer.fold, n_labels=outer.n_folds, size=outer.fold_size)
+    rows = by_fold[number]
+    places = jnp.where(present[number], rows, log.model.shape[0])
+    return places, *choice_outcomes(policy, params, log.x[rows], scores.score[rows], scores.cost[rows], lambdas)
 
 
 def cross_fitted_value(
@@ -89,8 +190,6 @@ def cross_fitted_value(
     on_fold: Callable[[int], None] | None = None,
 ) -> PolicyValue:
     """Doubly robust value of a learner's policy, everything refitted on each fold's complement.
-
-    The complement is expressed by row weights 0 on the fold, so all folds share compiled programs.
 
     Args:
       key: of the fits.
@@ -110,25 +209,21 @@ def cross_fitted_value(
     """
     outer = split_log([log], seeds=[seed], n_folds=n_folds)[0]
     inner = split_log([log], seeds=[seed + 1], n_folds=n_folds)[0]
-    estimate = jax.jit(lambda key, log: fit_nuisances(key, log, inner, nuisances))
-    learn = jax.jit(fit)
-    probability = jnp.zeros((log.model.shape[0], lambdas.shape[0], len(log.models)))
-    score, cost = jnp.zeros(probability.shape[::2]), jnp.zeros(probability.shape[::2])
+
+    @jax.jit
+    def of_fold(key, log, outer, inner, lambdas, number):
+        return held_out_rows(key, log, outer, inner, policy, fit, lambdas, number, nuisances=nuisances)
+
+    score = jnp.zeros((lambdas.shape[0], log.model.shape[0]))
+    cost = jnp.zeros_like(score)
     for number in range(n_folds):
-        held_out = outer.fold == number
-        key_nuisances, key_fit = jax.random.split(jax.random.fold_in(key, number))
-        rest = replace(log, row_weight=jnp.where(held_out, 0.0, log.weight))
-        # Held-out rows weigh nothing, so none of these fits has seen them: the same nuisances serve
-        # the learner on the complement and the scores that value it here.
-        estimated = estimate(key_nuisances, rest)
-        params = learn(key_fit, Problem(rest, inner, estimated, lambdas))
-        scores = counterfactual_scores(log, estimated)
-        rows = np.flatnonzero(np.asarray(held_out))
-        probability = probability.at[rows].set(choose_all(policy, params, log.x[rows], lambdas))
-        score, cost = score.at[rows].set(scores.score[rows]), cost.at[rows].set(scores.cost[rows])
+        places, *found = of_fold(key, log, outer, inner, lambdas, jnp.int32(number))
+        score, cost = (
+            whole.at[:, places].set(part, mode="drop") for whole, part in zip((score, cost), found, strict=True)
+        )
         if on_fold is not None:
             on_fold(number + 1)
-    return value_of_choices(probability, score, cost, lambdas, log.row_weight, log.group)
+    return value_of_rows(score, cost, lambdas, log.row_weight, log.group)
 
 
 def paired_difference(

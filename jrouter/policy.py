@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import register_dataclass
 
 from jrouter import metrics
-from jrouter.chunks import map_rows
+from jrouter.chunks import map_and_sum_rows, map_rows, rows_at_once
 from jrouter.splits import Split
 from jrouter.types import Array, BenchmarkTable, LoggedData, Nuisances
 
@@ -113,19 +113,59 @@ def judge(probability: Array, score: Array, cost: Array, lambdas: Array, *, mask
     return jax.vmap(at)(probability, lambdas)
 
 
-def choose_all(
-    policy: Policy, params: Any, x: Array, lambdas: Array, *, mask: Array | None = None, chunk: int = 1024
-) -> Array:
-    """[n, L, T], probabilities of every query at every lambda, a chunk of queries at a time."""
+def choice_outcomes(
+    policy: Policy,
+    params: Any,
+    x: Array,
+    score: Array,
+    cost: Array,
+    lambdas: Array,
+    *,
+    mask: Array | None = None,
+    chunk: int | None = None,
+) -> tuple[Array, Array]:
+    """Score and cost that a policy's choices are expected to have, by given scores of every model.
 
-    def one(x):
-        return jax.vmap(lambda lam: policy.probabilities(params, x, lam, mask))(lambdas)
+        sum_t pi(t | x_i, lam) * score_it, and the same of cost
 
-    return map_rows(one, x, chunk=chunk)
+    Probabilities [n, L, T] are made and used up a chunk of queries at a time.
+
+    Args:
+      policy: and
+      params: its parameters.
+      x: [n, d].
+      score: [n, T], known, or counterfactual.
+      cost: [n, T].
+      lambdas: [L].
+      mask: [T] bool, the pool.
+      chunk: queries at a time; None for as many as `chunks.rows_at_once` says.
+
+    Returns:
+      [L, n] and [L, n].
+    """
+
+    def one(row):
+        x, score, cost = row
+
+        def at(lam):
+            probability = policy.probabilities(params, x, lam, mask)
+            return metrics.expected(probability, score), metrics.expected(probability, cost)
+
+        return jax.vmap(at)(lambdas)
+
+    chunk = chunk or rows_at_once(lambdas.shape[0] * score.shape[1])
+    of_rows = map_rows(one, (x, score, cost), chunk=chunk)
+    return of_rows[0].T, of_rows[1].T
 
 
 def evaluate(
-    policy: Policy, params: Any, table: BenchmarkTable, lambdas: Array, *, mask: Array | None = None, chunk: int = 1024
+    policy: Policy,
+    params: Any,
+    table: BenchmarkTable,
+    lambdas: Array,
+    *,
+    mask: Array | None = None,
+    chunk: int | None = None,
 ) -> tuple[Outcomes, Array]:
     """What a policy is worth on queries whose outcomes are all known.
 
@@ -135,7 +175,7 @@ def evaluate(
       table: n queries; judged by mean outcomes where these are known.
       lambdas: [L].
       mask: [T] bool, the pool.
-      chunk: queries at a time.
+      chunk: queries at a time; None for as many as `chunks.rows_at_once` says.
 
     Returns:
       `Outcomes`, [L, n] each, and the share of each model, [L, T].
@@ -147,5 +187,6 @@ def evaluate(
         return judge(probability, score, cost, lambdas, mask=mask), probability
 
     rows = (table.x, table.true_score, table.true_cost)
-    outcomes, probability = map_rows(one, rows, chunk=chunk)
-    return jax.tree.map(jnp.transpose, outcomes), probability.mean(axis=0)
+    n, n_models = table.true_score.shape
+    outcomes, chosen = map_and_sum_rows(one, rows, chunk=chunk or rows_at_once(lambdas.shape[0] * n_models))
+    return jax.tree.map(jnp.transpose, outcomes), chosen / n

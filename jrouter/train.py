@@ -8,8 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jrouter.chunks import map_rows
 from jrouter.types import Array
 from jrouter.weighted import weighted_mean
+
+VALID_CHUNK = 8192
+"""Rows at a time of which a validation loss is made: what a network makes of them is not kept for all rows."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,8 @@ def make_train(init: Callable, loss: Callable, config: TrainConfig) -> Callable:
         def validate(params):
             if valid is None:
                 return jnp.zeros(())
-            return weighted_mean(per_example(params, valid.examples, setting), valid.weight)
+            losses = map_rows(lambda example: loss(params, example, setting), valid.examples, chunk=VALID_CHUNK)
+            return weighted_mean(losses, valid.weight)
 
         def epoch(state: TrainState, number):
             order = jax.random.permutation(jax.random.fold_in(keys.shuffle, number), n_rows)

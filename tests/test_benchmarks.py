@@ -65,3 +65,14 @@ def test_inference(tmp_path):
             one["equal_decisions"] == 1.0
             and 0 < one["microseconds"]["route"]["p50"] <= one["microseconds"]["route"]["p99"]
         )
+
+
+def test_off_policy(tmp_path):
+    found = smoke("off_policy", tmp_path, "--peers", "none")
+    assert set(found["contestants"]) == {"jrouter", "numpy"} and len(found["estimators"]) == 7
+    # The script fails where intervals differ by more than their resamples do; it says by how much values do.
+    assert found["largest_value_difference"]["numpy"] < 1e-5
+    values = found["contestants"]["jrouter"]
+    assert all(
+        low < value < high for low, value, high in zip(*(values[k] for k in ("low", "value", "high")), strict=True)
+    )

@@ -1,15 +1,18 @@
 """Bootstrap and standard errors against what theory says, within their Monte Carlo error."""
 
+import itertools
 from functools import partial
+from statistics import NormalDist
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
 
 from jrouter.inference import (
+    COUNT_SHARES,
     bootstrap_means,
+    bootstrap_sums,
     paired_bootstrap,
     percentile_interval,
     poisson_counts,
@@ -19,6 +22,7 @@ from jrouter.inference import (
 
 B = 4000
 bootstrap = jax.jit(paired_bootstrap, static_argnames="n_resamples")
+means = jax.jit(bootstrap_means, static_argnames=("n_resamples", "at_once"))
 
 
 def normal(seed, *shape):
@@ -145,16 +149,47 @@ def test_groups_and_weights_together():
     np.testing.assert_allclose(standard_error(*arrays, group=jnp.asarray(group)), expected, rtol=1e-4)
 
 
-def test_poisson_counts_have_the_right_distribution():
-    counts = np.asarray(poisson_counts(jax.random.key(0), (1000, 1000)))
-    share = np.bincount(counts.ravel(), minlength=8)[:8] / counts.size
-    expected = stats.poisson.pmf(np.arange(8), 1.0)
-    assert (np.abs(share - expected) < 4 * np.sqrt(expected / counts.size) + 1 / 65_536).all()
+def moment(shares, power):
+    """Of counts around 1, in 256ths: an integer."""
+    return sum(share * (count - 1) ** power for count, share in enumerate(shares))
+
+
+def test_counts_have_poissons_first_two_moments_exactly_and_nearly_its_third():
+    assert sum(COUNT_SHARES) == 256
+    assert [moment(COUNT_SHARES, power) for power in (1, 2)] == [0, 256]
+    assert abs(moment(COUNT_SHARES, 3) / 256 - 1) < 0.01 and abs(moment(COUNT_SHARES, 4) / 256 - 4) < 0.05
+    # 256 is no multiple of 6, so none is exact; and none with these moments is nearer, whatever its tail.
+    nearest = min(
+        abs(moment(shares, 3) - 256)
+        for tail in itertools.product(range(25), range(8), range(3), range(2), range(2))
+        if min(shares := with_two_moments(tail)) >= 0
+    )
+    assert nearest == moment(COUNT_SHARES, 3) - 256 == 2
+
+
+def with_two_moments(tail):
+    """Shares of 0, 1, 2 that give those of 3, 4, ... mean 1 and variance 1; or a negative one."""
+    mean = 256 - sum(count * share for count, share in enumerate(tail, 3))
+    square = 512 - sum(count**2 * share for count, share in enumerate(tail, 3))
+    twice = square - mean
+    if twice % 2:
+        return (-1,)
+    return 256 - mean + twice // 2 - sum(tail), mean - twice, twice // 2, *tail
+
+
+def test_poisson_counts_have_their_distribution():
+    counts = np.asarray(poisson_counts(jax.random.key(0), (1000, 1001)))[:, :1000]
+    share = np.bincount(counts.ravel(), minlength=len(COUNT_SHARES)) / counts.size
+    expected = np.array(COUNT_SHARES) / 256
+    assert (np.abs(share - expected) < 4 * np.sqrt(expected / counts.size)).all()
     # Rows and columns are independent: means vary as those of independent counts do.
     assert counts.mean(axis=0).std() == pytest.approx(1000**-0.5, rel=0.1)
     assert counts.mean(axis=1).std() == pytest.approx(1000**-0.5, rel=0.1)
-    other = np.asarray(poisson_counts(jax.random.key(1), (1000, 1000)))
-    assert abs(np.corrcoef(counts.ravel(), other.ravel())[0, 1]) < 4e-3
+    other = np.asarray(poisson_counts(jax.random.key(1), (1000, 1001)))
+    assert abs(np.corrcoef(counts.ravel(), other[:, :1000].ravel())[0, 1]) < 4e-3
+    # Nor do the four bytes of a word know of each other: they are the quarters of a row.
+    quarters = counts.reshape(1000, 4, 250).transpose(1, 0, 2).reshape(4, -1)
+    assert (np.abs(np.corrcoef(quarters) - np.eye(4)) < 4 / np.sqrt(250_000)).all()
 
 
 @pytest.mark.parametrize("n_resamples,at_once", [(4000, 64), (4001, 4001)])
@@ -162,8 +197,8 @@ def test_resampled_means_vary_as_the_mean_does(n_resamples, at_once):
     rng = np.random.default_rng(0)
     values = rng.normal(size=(500, 2)) * [1.0, 3.0] + [0.0, 2.0]
     weight = rng.uniform(0.5, 2.0, 500)
-    run = jax.jit(partial(bootstrap_means, n_resamples=n_resamples, at_once=at_once))
-    got = np.asarray(run(jax.random.key(1), jnp.asarray(values, jnp.float32), jnp.asarray(weight, jnp.float32)))
+    given = jnp.asarray(values, jnp.float32), jnp.asarray(weight, jnp.float32)
+    got = np.asarray(means(jax.random.key(1), *given, n_resamples=n_resamples, at_once=at_once))
     assert got.shape == (n_resamples, 2)
     mean = weight @ values / weight.sum()
     error = np.sqrt(((weight[:, None] * (values - mean)) ** 2).sum(axis=0)) / weight.sum()
@@ -177,6 +212,47 @@ def test_resampled_means_vary_as_the_mean_does(n_resamples, at_once):
 def test_rows_of_a_group_are_drawn_together():
     values = jnp.repeat(jax.random.normal(jax.random.key(0), (100, 1)), 5, axis=0)
     group = jnp.repeat(jnp.arange(100), 5)
-    alone = bootstrap_means(jax.random.key(1), values, n_resamples=2000)
-    together = bootstrap_means(jax.random.key(1), values, group=group, n_resamples=2000)
+    alone = means(jax.random.key(1), values, n_resamples=2000)
+    together = means(jax.random.key(1), values, group=group, n_resamples=2000)
     assert float(together.std() / alone.std()) == pytest.approx(5**0.5, rel=0.08)
+
+
+def test_sums_are_products_with_the_counts_of_the_same_key():
+    n, n_resamples = 1001, 70
+    values = np.random.default_rng(0).normal(size=(n, 3)) + [0.0, 5.0, 1000.0]
+    run = jax.jit(partial(bootstrap_sums, n_resamples=n_resamples, at_once=7))
+    got = run(jax.random.key(1), jnp.asarray(values, jnp.float32))
+    keys = jax.random.split(jax.random.key(1), 10)
+    counts = jax.jit(jax.vmap(lambda key: poisson_counts(key, (7, n))))(keys).reshape(-1, n)
+    counts = np.asarray(counts, np.float64)
+    np.testing.assert_allclose(got, counts @ values.astype(np.float32).astype(np.float64), rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_errors_and_percentiles_are_those_of_a_float64_bootstrap(offset):
+    """Skewed values far from 0 too, where float32 sums would be rounded more than they vary."""
+    rng = np.random.default_rng(3)
+    n, n_resamples = 800, 8000
+    values = offset + rng.exponential(size=n) ** 2
+    got = np.asarray(
+        bootstrap_means(jax.random.key(2), jnp.asarray(values[:, None], jnp.float32), n_resamples=n_resamples)
+    )
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) @ (values - offset) / n
+    got = got[:, 0].astype(np.float64) - offset
+    error = drawn.std()
+    assert abs(got.mean() - drawn.mean()) < 4 * error * np.sqrt(2 / n_resamples) + 1e-7 * offset
+    # Counts of a free total vary as those of n draws but for O(1 / n).
+    assert abs(got.std() / error - 1) < 4 * np.sqrt(2) * relative_error_of_deviation(n_resamples)
+    for level in (2.5, 16, 50, 84, 97.5):
+        # Standard error of a percentile, by the normal density there.
+        density = np.exp(-0.5 * NormalDist().inv_cdf(level / 100) ** 2) / np.sqrt(2 * np.pi)
+        tolerance = 4 * error * np.sqrt(2 * level / 100 * (1 - level / 100) / n_resamples) / density
+        assert abs(np.percentile(got, level) - np.percentile(drawn, level)) < tolerance
+
+
+def test_resampled_means_are_finite_where_no_row_is_drawn():
+    values = jnp.array([[1.5], [2.5]])
+    got = np.asarray(means(jax.random.key(0), values, jnp.array([0.3, 0.7]), n_resamples=500))
+    # Both rows are left out in (94 / 256)^2 of the resamples: then the mean of all rows stands.
+    assert (got >= 1.5 - 1e-6).all() and (got <= 2.5 + 1e-6).all()
+    assert 0.05 < np.isclose(got, 2.2).mean() < 0.35

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jrouter.estimators import counterfactual_scores
 from jrouter.nuisances import ridge
-from jrouter.nuisances.crossfit import OUTCOME_MODELS, NuisanceConfig
-from jrouter.off_policy import cross_fitted_value, paired_difference, value_of_choices
+from jrouter.nuisances.crossfit import OUTCOME_MODELS, NuisanceConfig, fit_nuisances
+from jrouter.off_policy import cross_fitted_value, fixed_policy_value, paired_difference, value_of_choices
 from jrouter.policy import Policy
+from jrouter.splits import split_log
 from jrouter.types import LoggedData
 
 N, D, T, K = 600, 8, 3, 3
@@ -161,3 +163,44 @@ def test_rows_of_weight_zero_do_not_count():
     expected = value_of_choices(choice[kept], score[kept], jnp.zeros((kept.size, T)), LAMBDAS)
     np.testing.assert_allclose(ours.value, expected.value, rtol=1e-5)
     np.testing.assert_allclose(ours.error, expected.error, rtol=1e-4)
+
+
+MIXED = Policy(lambda params, x, lam: params @ x - lam * jnp.array([0.0, 0.01, 0.03]), stochastic=True)
+PARAMS = jnp.eye(T, D)
+
+
+def all_choices(x):
+    """[n, L, T], what is never stored."""
+    return jax.vmap(lambda x: jax.vmap(lambda lam: MIXED.probabilities(PARAMS, x, lam))(LAMBDAS))(x)
+
+
+def test_values_in_chunks_are_those_of_all_probabilities_at_once():
+    log = replace(world()[1], row_weight=1.0 + jnp.arange(N) % 3, group=jnp.arange(N) // 2)
+    split = split_log([log], seeds=[0], n_folds=K)[0]
+    ours = jax.jit(
+        lambda: fixed_policy_value(jax.random.key(4), log, split, MIXED, PARAMS, LAMBDAS, nuisances=CONFIG)
+    )()
+    scores = counterfactual_scores(log, jax.jit(lambda: fit_nuisances(jax.random.key(4), log, split, CONFIG))())
+    whole = value_of_choices(all_choices(log.x), scores.score, scores.cost, LAMBDAS, log.row_weight, log.group)
+    for mine, expected in zip(ours, whole, strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-6)
+    # A learner that always returns these params is valued fold by fold, by nuisances without the fold.
+    learned = value_of(log, MIXED, lambda key, problem: PARAMS)
+    np.testing.assert_allclose(learned.value, whole.value, atol=3 * float(whole.error.max()))
+    assert (np.asarray(learned.rows) != 0).all()  # every row has its place
+
+
+def test_a_learner_valued_fold_by_fold_is_the_loop_over_folds():
+    log = world()[1]
+    ours = value_of(log, MIXED, lambda key, problem: PARAMS)
+    outer, inner = (split_log([log], seeds=[seed], n_folds=K)[0] for seed in (0, 1))
+    estimate = jax.jit(lambda key, log: fit_nuisances(key, log, inner, CONFIG))
+    score, cost = np.zeros((N, T)), np.zeros((N, T))
+    for number in range(K):
+        held_out = np.asarray(outer.fold) == number
+        key = jax.random.split(jax.random.fold_in(jax.random.key(2), number))[0]
+        scores = counterfactual_scores(log, estimate(key, replace(log, row_weight=jnp.asarray(~held_out, jnp.float32))))
+        score[held_out], cost[held_out] = scores.score[held_out], scores.cost[held_out]
+    whole = value_of_choices(all_choices(log.x), jnp.asarray(score), jnp.asarray(cost), LAMBDAS)
+    for mine, expected in zip(ours, whole, strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=2e-4, atol=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jrouter.methods.constant import random
-from jrouter.policy import Policy, choose_all, evaluate
+from jrouter.policy import Policy, choice_outcomes, evaluate
 from jrouter.types import BenchmarkTable
 
 N, D, T = 37, 4, 3
@@ -78,9 +78,34 @@ def test_chunks_do_not_matter(chunk):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(parts_shares, whole_shares, rtol=1e-5)
     assert queries.x is not None
-    by_chunk = choose_all(policy, WEIGHTS, queries.x, LAMBDAS, mask=MASK, chunk=chunk)
-    one = jax.vmap(lambda x: jax.vmap(lambda lam: policy.probabilities(WEIGHTS, x, lam, MASK))(LAMBDAS))(queries.x)
-    np.testing.assert_allclose(by_chunk, one, rtol=1e-5, atol=1e-6)
+    by_chunk = choice_outcomes(policy, WEIGHTS, queries.x, queries.score, queries.cost, LAMBDAS, mask=MASK, chunk=chunk)
+    whole = jax.vmap(lambda x: jax.vmap(lambda lam: policy.probabilities(WEIGHTS, x, lam, MASK))(LAMBDAS))(queries.x)
+    for ours, values in zip(by_chunk, (queries.score, queries.cost), strict=True):
+        np.testing.assert_allclose(ours, jnp.einsum("nlt,nt->ln", whole, values), rtol=1e-5, atol=1e-6)
+
+
+def test_memory_is_bounded_by_a_chunk_not_by_rows_times_lambdas_times_models():
+    n_models = 16
+    policy = Policy(lambda params, x, lam: params @ x - lam * jnp.arange(n_models), stochastic=True)
+
+    def temporary(rows, lambdas):
+        """Bytes beside arguments and results, of a value and of a judgement."""
+        shapes = [(n_models, D), (rows, D), (rows, n_models), (rows, n_models), (lambdas,)]
+        given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        value = jax.jit(lambda params, *rest: choice_outcomes(policy, params, *rest))
+        judge = jax.jit(
+            lambda params, x, score, cost, lambdas: evaluate(policy, params, BenchmarkTable(x, score, cost), lambdas)
+        )
+        sizes = [one.lower(*given).compile().memory_analysis() for one in (value, judge)]
+        known = [size.temp_size_in_bytes for size in sizes if size is not None]
+        return np.array(known) if len(known) == 2 else pytest.skip("this backend does not say what a program needs")
+
+    n, n_lambdas = 20_000, 50
+    small, large = temporary(n, n_lambdas), temporary(4 * n, n_lambdas)
+    # What is kept, [L, n] of a value (2) and of a judgement (5), is moved around once or twice; [L, n, T] is not there.
+    kept = 4 * n_lambdas * np.array([2, 5])
+    assert (large - small < 2.5 * kept * 3 * n).all()
+    assert (large < 4 * 4 * n * n_lambdas * n_models).all()
 
 
 @pytest.mark.parametrize("stochastic", [False, True])

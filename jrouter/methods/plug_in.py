@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jrouter.chunks import map_rows
+from jrouter.chunks import map_rows, rows_at_once
 from jrouter.features import scale
 from jrouter.metrics import decide, expected, utility
 from jrouter.nuisances.crossfit import CrossFit, fit_outcome
@@ -59,7 +59,8 @@ def decision_values(predicted: Array, scores: CounterfactualScores, lambdas: Arr
 
         return jax.vmap(at)(lambdas).mean()
 
-    return map_rows(of_row, (predicted, scores.score, scores.cost))
+    chunk = rows_at_once(lambdas.shape[0] * scores.score.shape[1])
+    return map_rows(of_row, (predicted, scores.score, scores.cost), chunk=chunk)
 
 
 def _folds_needed(family: OutcomeModel | Stack | TargetModel, split: Split) -> Split:

@@ -99,7 +99,7 @@ def rm_interval(config: RmIntervalConfig = RmIntervalConfig()) -> Method:
         rows, valid = router_rows(problem, scaling, as_targets(scores))
         knots = knots_of(config, problem.lambdas)
         unit = unit_of({"knots": knots})
-        scales = jax.vmap(lambda lam: regret_scale(scores, lam, problem.log.weight))(knots)
+        scales = jax.lax.map(lambda lam: regret_scale(scores, lam, problem.log.weight), knots)
         settings = knots, jnp.broadcast_to(unit, knots.shape), scales
 
         network = (RouterNetwork if config.head == "logits" else UtilityNetwork)(len(problem.log.models), config.hidden)

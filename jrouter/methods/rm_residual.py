@@ -133,7 +133,8 @@ def training_set(
         start=fit.predicted if config.plug_in else jnp.zeros_like(fit.predicted),
         scores=config.scores(log, nuisances),
         weight=log.weight,
-        unit=jax.vmap(lambda lam: mean_margin(nuisances, lam, log.weight))(problem.lambdas),
+        # One after another: of all lambdas at once the utilities are [L, n, T].
+        unit=jax.lax.map(lambda lam: mean_margin(nuisances, lam, log.weight), problem.lambdas),
         step=STEP * plug_in_params(fit)["deviation"],
     )
 

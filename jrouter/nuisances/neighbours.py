@@ -82,4 +82,6 @@ def knn(neighbours=NEIGHBOURS) -> OutcomeModel:
     def assemble(statistics, k):
         return {**statistics, "k": k}
 
-    return OutcomeModel(prepare, solve, predict, jnp.array(neighbours), choose, assemble, shared_work=True)
+    return OutcomeModel(
+        prepare, solve, predict, jnp.array(neighbours), choose, assemble, shared_work=True, smooth=False
+    )

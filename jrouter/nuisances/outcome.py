@@ -69,6 +69,8 @@ class OutcomeModel(NamedTuple):
       shared_work: strengths differ little in work beside what they share (as finding neighbours): all
         are tried in one vmap, on the first fold alone. Else one by one, on all folds.
       features: of models, for `outcomes_of`; None for a family that has no use for them.
+      smooth: a fit moves smoothly with row weights, as the bootstrap takes for granted: not so for nearest
+        neighbours.
     """
 
     prepare: Callable
@@ -79,6 +81,7 @@ class OutcomeModel(NamedTuple):
     assemble: Callable = lambda statistics, solution: solution
     shared_work: bool = False
     features: ModelFeatures = None
+    smooth: bool = True
 
 
 def model_features(log: LoggedData) -> Array:

@@ -29,6 +29,11 @@ class Stack(NamedTuple):
         """Of all families: a stack always chooses by folds."""
         return tuple(family.strengths for family in self.families.values())
 
+    @property
+    def smooth(self) -> bool:
+        """Whether all families are."""
+        return all(family.smooth for family in self.families.values())
+
     def predict(self, params, x: Array) -> Array:
         """[2, T], standardised score and cost of one scaled query."""
         predicted = [family.predict(params["parts"][name], x) for name, family in self.families.items()]
