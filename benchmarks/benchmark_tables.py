@@ -48,7 +48,8 @@ def utility_table() -> str:
         loop = runs["torch_loop"]
         for name, key in (("separate runs", "separate_runs"), ("nuisances shared", "shared_nuisances")):
             lines.append(
-                f"| `torch_loop`, {name} | {results['routers']} | {loop[key]:.0f} | | | {100 * loop['test_utility']:.2f} |"
+                f"| `torch_loop`, {name} | {results['routers']} | {loop[key]:.0f} | | | "
+                f"{100 * loop['test_utility']:.2f} |"
             )
         for name, one in runs.items():
             if name != "torch_loop":
