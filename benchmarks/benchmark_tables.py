@@ -61,4 +61,52 @@ def utility_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"sweep": sweep_table, "sweep_utility": utility_table}
+def inference_table() -> str:
+    """A large batch: milliseconds, and the share of decisions that are float32's."""
+    results = load("inference")["large_batch"]
+    lines = [
+        "| 25,000 x 2,048, all at once | ms | floor, ms | GFLOP/s | decisions as `jax_float32` |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, one in results["contestants"].items():
+        lines.append(
+            f"| `{name}` | {1e3 * one['median_seconds']:.0f} | {1e3 * one['floor_seconds']:.0f} | "
+            f"{one['operations_per_second'] / 1e9:.0f} | {100 * one['equal_decisions']:.2f}% |"
+        )
+    return "\n".join(lines)
+
+
+def single_query_table() -> str:
+    """One query through `Router.route`, beside its network in NumPy."""
+    lines = [
+        "| one query, `Router.route` | d | p50, us | p99, us | NumPy p50, us | p50 as a multiple of NumPy's |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, rows in load("inference")["single_query"].items():
+        for one in rows:
+            ours, numpy = one["microseconds"]["route"], one["microseconds"]["numpy"]
+            lines.append(
+                f"| {name.replace('_', ' ')} | {one['dim']:,} | {ours['p50']:.0f} | {ours['p99']:.0f} | "
+                f"{numpy['p50']:.0f} | {one['ratio_to_numpy']['p50']:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def off_policy_table() -> str:
+    """Seconds of seven estimators with bootstrap, and how far values are from ours."""
+    results = load("off_policy")
+    lines = ["| contestant | s | x ours | largest difference of a value |", "|---|---:|---:|---:|"]
+    for name, one in results["contestants"].items():
+        difference = results["largest_value_difference"].get(name)
+        shown = "" if difference is None else f"{difference:.0e}"
+        lines.append(f"| `{name}` | {one['median_seconds']:.2f} | {one['times_jrouter']:.1f} | {shown} |")
+    return "\n".join(lines)
+
+
+TABLES = {
+    "sweep": sweep_table,
+    "sweep_utility": utility_table,
+    "inference": inference_table,
+    "single_query": single_query_table,
+    "off_policy": off_policy_table,
+}

@@ -1,10 +1,11 @@
-"""Writes the tables of README.md and experiments/README.md from committed result files alone.
+"""Writes the tables of README.md, experiments/README.md and benchmarks/README.md from committed result files alone.
 
-python experiments/readme_tables.py            # rewrites both between their markers, in a second
+python experiments/readme_tables.py            # rewrites them between their markers, in a second
 """
 
 import json
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 from statistics import median
@@ -21,7 +22,11 @@ from tune_auto import STRENGTHS, SUPPORTS, losses
 from jrouter.io.results import replace_whole
 from jrouter.methods.rm_auto import RmAutoConfig
 
-PAGES = Path(__file__).parent.parent / "README.md", Path(__file__).parent / "README.md"
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "benchmarks"))
+import benchmark_tables  # noqa: E402 (scripts are no package)
+
+PAGES = tuple(ROOT / folder / "README.md" for folder in (".", "experiments", "benchmarks"))
 JUDGED = RESULTS / "judge_auto.json"
 COMPARISONS = {
     "linear": ("synthetic_linear", 0),
@@ -234,6 +239,7 @@ TABLES = {
     "learning": lambda: variant_table("learning_curve", "n"),
     "slopes": slopes_table,
     "tuning": tuning_table,
+    **benchmark_tables.TABLES,
 }
 MARKER = re.compile(r"<!-- (\w+) -->\n.*?<!-- /\1 -->", re.DOTALL)
 

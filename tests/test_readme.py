@@ -13,7 +13,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     world = synthetic.make_world("linear", dim=6, n_models=3)
     table = synthetic.draw_queries(world, jax.random.key(0), 250)
     log, _, _ = logging_policies.simulate_log(jax.random.key(1), table, logging_policies.uniform(table))
@@ -26,6 +26,7 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     assert "logging_policy" in explanation
     # The line that says what was chosen, then one model for one query.
     assert answers.splitlines()[1] in log.models
+    assert scope["swept"].loss.shape == (110,) and (tmp_path / "my_sweep" / "group_0").is_dir()
     # An error of 0 is right where both choose the same model for every query.
     assert bool(jnp.isfinite(scope["gain"]).all()) and bool((scope["standard_error"] >= 0).all())
     assert bool((scope["standard_error"] > 0).any())
