@@ -103,7 +103,36 @@ def off_policy_table() -> str:
     return "\n".join(lines)
 
 
+def speed_table() -> str:
+    """What a newcomer would ask, a line each."""
+    sweep, off_policy, inference = load("sweep_22"), load("off_policy"), load("inference")
+    seconds = {name: one["median_seconds"] for name, one in sweep["contestants"].items()}
+    loop, whole = seconds["torch_loop"], sweep["to_equal_utility"]
+    values = {name: one["median_seconds"] for name, one in off_policy["contestants"].items()}
+    widest = max(inference["single_query"]["as_installed"], key=lambda one: one["dim"])
+    lines = [
+        "| what | jrouter | beside |",
+        "|---|---|---|",
+        f"| 22 routers at equal work, float32 | {seconds['stacked']:.0f} s, "
+        f"{sweep['contestants']['stacked']['share_of_matrix_rate']:.2f} of the rate of a large matrix product | "
+        f"PyTorch's loop {loop:.0f} s, torch.func.vmap {seconds['torch_vmap']:.0f} s, "
+        f"a JAX loop {seconds['jax_loop']:.0f} s |",
+        f"| the same, bfloat16 products | {seconds['stacked_bfloat16']:.0f} s | "
+        f"PyTorch's loop under autocast {seconds['torch_loop_bfloat16']:.0f} s |",
+        f"| the same, nuisances included, to equal test utility | {whole['stopping']['seconds']:.0f} s | "
+        f"PyTorch's loop with nuisances once {whole['torch_loop']['shared_nuisances']:.0f} s, "
+        f"for each router {whole['torch_loop']['separate_runs']:.0f} s |",
+        f"| 7 off-policy values, 10,000 resamples of 20,000 rows | {values['jrouter']:.2f} s | "
+        f"Open Bandit Pipeline {values['obp']:.1f} s, a NumPy loop {values['numpy']:.1f} s |",
+        f"| one query of width {widest['dim']:,} through `Router.route`, median | "
+        f"{widest['microseconds']['route']['p50']:.0f} us | its network in NumPy "
+        f"{widest['microseconds']['numpy']['p50']:.0f} us |",
+    ]
+    return "\n".join(lines)
+
+
 TABLES = {
+    "speed": speed_table,
     "sweep": sweep_table,
     "sweep_utility": utility_table,
     "inference": inference_table,
