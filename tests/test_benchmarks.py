@@ -1,4 +1,4 @@
-"""Benchmarks run, from the outside and small; what they say is measured elsewhere."""
+"""Benchmarks run, from the outside and small; what they say is measured elsewhere. Slow: `pytest -m slow`."""
 
 import json
 import os
@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.slow
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -95,7 +95,7 @@ def test_four_devices_give_the_numbers_of_one():
     assert np.abs(np.subtract(alone()[1]["loss"], alone()[4]["loss"])).max() > 1e-3
 
 
-@pytest.mark.parametrize("routers,rows,devices", [(1, 2, 1), (2, 2, 2)])
+@pytest.mark.parametrize("routers,rows,devices", [(1, 2, 1), pytest.param(2, 2, 2, marks=pytest.mark.slow)])
 def test_two_processes_with_half_of_the_rows_each_give_the_numbers_of_one(routers, rows, devices):
     with socket.socket() as free:
         free.bind(("localhost", 0))
