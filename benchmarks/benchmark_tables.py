@@ -8,9 +8,9 @@ from measure import RESULTS
 SWEEPS = ("sweep_22", "sweep_220")
 
 
-def load(name: str) -> Any:
-    """Results of one committed file."""
-    return json.loads((RESULTS / f"{name}.json").read_text())["results"]
+def load(name: str, part: str = "results") -> Any:
+    """Results of one committed file, or its configuration."""
+    return json.loads((RESULTS / f"{name}.json").read_text())[part]
 
 
 def sweep_table() -> str:
@@ -63,9 +63,10 @@ def utility_table() -> str:
 
 def inference_table() -> str:
     """A large batch: milliseconds, and the share of decisions that are float32's."""
-    results = load("inference")["large_batch"]
+    results, config = load("inference")["large_batch"], load("inference", "config")
     lines = [
-        "| 25,000 x 2,048, all at once | ms | floor, ms | GFLOP/s | decisions as `jax_float32` |",
+        f"| {config['rows']:,} x {config['dim']:,}, all at once "
+        "| ms | floor, ms | GFLOP/s | decisions as `jax_float32` |",
         "|---|---:|---:|---:|---:|",
     ]
     for name, one in results["contestants"].items():
@@ -109,11 +110,12 @@ def speed_table() -> str:
     seconds = {name: one["median_seconds"] for name, one in sweep["contestants"].items()}
     loop, whole = seconds["torch_loop"], sweep["to_equal_utility"]
     values = {name: one["median_seconds"] for name, one in off_policy["contestants"].items()}
+    config = load("off_policy", "config")
     widest = max(inference["single_query"]["as_installed"], key=lambda one: one["dim"])
     lines = [
         "| what | jrouter | beside |",
         "|---|---|---|",
-        f"| 22 routers at equal work, float32 | {seconds['stacked']:.0f} s, "
+        f"| {sweep['routers']} routers at equal work, float32 | {seconds['stacked']:.0f} s, "
         f"{sweep['contestants']['stacked']['share_of_matrix_rate']:.2f} of the rate of a large matrix product | "
         f"PyTorch's loop {loop:.0f} s, torch.func.vmap {seconds['torch_vmap']:.0f} s, "
         f"a JAX loop {seconds['jax_loop']:.0f} s |",
@@ -122,7 +124,8 @@ def speed_table() -> str:
         f"| the same, nuisances included, to equal test utility | {whole['stopping']['seconds']:.0f} s | "
         f"PyTorch's loop with nuisances once {whole['torch_loop']['shared_nuisances']:.0f} s, "
         f"for each router {whole['torch_loop']['separate_runs']:.0f} s |",
-        f"| 7 off-policy values, 10,000 resamples of 20,000 rows | {values['jrouter']:.2f} s | "
+        f"| {len(off_policy['estimators'])} off-policy values, {config['resamples']:,} resamples of "
+        f"{config['rows']:,} rows | {values['jrouter']:.2f} s | "
         f"Open Bandit Pipeline {values['obp']:.1f} s, a NumPy loop {values['numpy']:.1f} s |",
         f"| one query of width {widest['dim']:,} through `Router.route`, median | "
         f"{widest['microseconds']['route']['p50']:.0f} us | its network in NumPy "
