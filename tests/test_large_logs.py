@@ -21,6 +21,13 @@ from jrouter.types import take_rows
 N = 6_000
 LAMBDAS = [0.0, 300.0]
 CONFIG = {"hidden": (32,), "epochs": 6, "batch_size": 128}
+SETTINGS: dict = {
+    "config": CONFIG,
+    "lambdas": LAMBDAS,
+    "nuisance_rows": 3_000,
+    "valid_rows": 1_000,
+    "chunk_rows": 2_048,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,11 +59,7 @@ def streamed(world):
     kept = {}
     router = fit_stream(
         folder,
-        config=CONFIG,
-        lambdas=LAMBDAS,
-        nuisance_rows=3_000,
-        valid_rows=1_000,
-        chunk_rows=2_048,
+        **SETTINGS,
         models=log.models,
         on_chunk=lambda progress, chunk: kept.setdefault((progress.epoch, progress.done), chunk),
     )
@@ -105,11 +108,7 @@ def test_it_goes_on_from_an_epoch_that_was_kept(world, streamed):
     third = next(chunk for (epoch, _), chunk in kept.items() if epoch == 3)
     resumed = fit_stream(
         folder,
-        config=CONFIG,
-        lambdas=LAMBDAS,
-        nuisance_rows=3_000,
-        valid_rows=1_000,
-        chunk_rows=2_048,
+        **SETTINGS,
         models=log.models,
         load_chunk=lambda group: third,
     )
