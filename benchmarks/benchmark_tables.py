@@ -104,6 +104,23 @@ def off_policy_table() -> str:
     return "\n".join(lines)
 
 
+def scaling_table() -> str:
+    """Seconds and peak memory of one streamed epoch at each end of an axis, and growth over its last decade."""
+    results = load("scaling")
+    lines = [
+        "| axis | size | s | growth | peak memory, GB |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for axis, growth in results["growth"].items():
+        cells = sorted((one for one in results["cells"] if one["axis"] == axis), key=lambda one: one[axis])
+        ends = cells[0], cells[-1]
+        sizes = " to ".join(f"{one[axis]:,}" for one in ends)
+        seconds = " to ".join(f"{one['seconds']:.2f}" for one in ends)
+        memory = " to ".join(f"{one['peak_bytes'] / 1e9:.2f}" for one in ends)
+        lines.append(f"| {axis.replace('lambdas', 'cost preferences')} | {sizes} | {seconds} | {growth:.2f} | {memory} |")
+    return "\n".join(lines)
+
+
 def speed_table() -> str:
     """What a newcomer would ask, a line each."""
     sweep, off_policy, inference = load("sweep_22"), load("off_policy"), load("inference")
@@ -141,4 +158,5 @@ TABLES = {
     "inference": inference_table,
     "single_query": single_query_table,
     "off_policy": off_policy_table,
+    "scaling": scaling_table,
 }
