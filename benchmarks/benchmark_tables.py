@@ -117,7 +117,8 @@ def scaling_table() -> str:
         sizes = " to ".join(f"{one[axis]:,}" for one in ends)
         seconds = " to ".join(f"{one['seconds']:.2f}" for one in ends)
         memory = " to ".join(f"{one['peak_bytes'] / 1e9:.2f}" for one in ends)
-        lines.append(f"| {axis.replace('lambdas', 'cost preferences')} | {sizes} | {seconds} | {growth:.2f} | {memory} |")
+        shown = axis.replace("lambdas", "cost preferences")
+        lines.append(f"| {shown} | {sizes} | {seconds} | {growth:.2f} | {memory} |")
     return "\n".join(lines)
 
 
