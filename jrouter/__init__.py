@@ -21,6 +21,8 @@ from jrouter.estimators import (
     shrunken_weight,
     switch_weight,
 )
+from jrouter.honest_value import cross_fitted_value, honest_best
+from jrouter.inference import simultaneous_interval, time_blocks, wald_interval
 from jrouter.interval import interpolate, lambda_grid
 from jrouter.io.checkpoint import CheckpointError
 from jrouter.io.columns import DataError
@@ -37,7 +39,7 @@ from jrouter.losses import (
 from jrouter.methods import METHODS
 from jrouter.metrics import regret, routing_accuracy, utility
 from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
-from jrouter.off_policy import cross_fitted_value, fixed_policy_value, paired_difference
+from jrouter.off_policy import fixed_policy_value, paired_difference
 from jrouter.policy import Method, Policy, Problem, evaluate
 from jrouter.policy_value import bootstrap_estimates, policy_terms
 from jrouter.preferences import with_utility
@@ -76,6 +78,7 @@ __all__ = [
     "fit_nuisances",
     "fit_stream",
     "fixed_policy_value",
+    "honest_best",
     "interpolate",
     "inverse_propensity_weight",
     "ips",
@@ -93,13 +96,16 @@ __all__ = [
     "routing_accuracy",
     "self_normalised_weights",
     "shrunken_weight",
+    "simultaneous_interval",
     "slope",
     "softmax_regret",
     "split_log",
     "switch_weight",
     "take_rows",
+    "time_blocks",
     "total_variation_regret_bound",
     "utility",
+    "wald_interval",
     "with_utility",
     "write_log",
 ]

@@ -1,14 +1,10 @@
-"""Value of a policy from the log alone: cross-fitted, doubly robust, with standard errors.
+"""Value of a policy from the log alone, by any of eight estimators, with standard errors.
 
     V(pi) = mean_i sum_t pi(t | x_i, lam) * Yhat_i(t)
 
-- `fixed_policy_value`: of a policy that was made without this log.
-- `cross_fitted_value`: of a learner. Fold by fold, nuisances AND policy are fitted again on the other folds,
-  so a policy is never valued on rows that it, or what values it, was fitted on. What is valued is the
-  learner on this much data.
-
-Probabilities [n, L, T] are never stored: a chunk of rows at a time, they become the score and the cost of
-each row's choices, [L, n] each.
+For policies that were made without this log; `honest_value` has those that were learned or chosen on it. Standard
+errors hold what the nuisances would have been with another log. Probabilities [n, L, T] are never stored: a
+chunk of rows at a time, they become sums.
 """
 
 from collections.abc import Callable
@@ -18,14 +14,28 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jrouter.estimators import counterfactual_scores
+from jrouter.chunks import map_and_sum_rows, rows_at_once
+from jrouter.estimators import inverse_propensity_weight, mrdr_row_weight
 from jrouter.inference import standard_error
+from jrouter.jackknife import contributions, influence
 from jrouter.metrics import expected, utility
-from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
-from jrouter.policy import Policy, Problem, choice_outcomes
-from jrouter.splits import Split, rows_by_label, split_log
-from jrouter.types import Array, LoggedData
-from jrouter.weighted import weighted_mean
+from jrouter.nuisances.crossfit import (
+    OUTCOME_MODELS,
+    NuisanceConfig,
+    Strengths,
+    choose_strengths,
+    fit_nuisances,
+    fit_outcome,
+    held_out_outcome,
+    require_smooth,
+)
+from jrouter.policy import Policy
+from jrouter.policy_value import POLICY_ESTIMATORS, Terms, estimates, policy_terms
+from jrouter.splits import Split
+from jrouter.types import Array, LoggedData, Nuisances
+from jrouter.weighted import model_means, weighted_mean
+
+VALUE_ESTIMATORS = (*POLICY_ESTIMATORS, "mrdr")
 
 
 class PolicyValue(NamedTuple):
@@ -34,9 +44,12 @@ class PolicyValue(NamedTuple):
     Attributes:
       value: [L], mean utility.
       error: [L], its standard error.
-      rows: [L, n], each row's contribution: what paired differences are made of.
+      rows: [L, n], each row's contribution: its weighted mean is the value, its standard error the value's; what
+        paired differences and bands are made of.
       score: [L] and
       cost: [L], the two parts of the value.
+      score_error: [L] and
+      cost_error: [L], their standard errors.
     """
 
     value: Array
@@ -44,6 +57,8 @@ class PolicyValue(NamedTuple):
     rows: Array
     score: Array
     cost: Array
+    score_error: Array
+    cost_error: Array
 
 
 def value_of_rows(
@@ -60,16 +75,12 @@ def value_of_rows(
 
     Returns:
       `PolicyValue`. The standard error is that of the mean of the rows' contributions, nuisances as
-      given: right to first order for doubly robust scores with cross-fitted nuisances.
+      given: right to first order for doubly robust scores with cross-fitted nuisances that are both right.
     """
     rows = utility(score, cost, lambdas[:, None])
-    return PolicyValue(
-        value=weighted_mean(rows.T, row_weight),
-        error=standard_error(rows, row_weight, group=group),
-        rows=rows,
-        score=weighted_mean(score.T, row_weight),
-        cost=weighted_mean(cost.T, row_weight),
-    )
+    value, mean_score, mean_cost = (weighted_mean(part.T, row_weight) for part in (rows, score, cost))
+    error, score_error, cost_error = (standard_error(part, row_weight, group=group) for part in (rows, score, cost))
+    return PolicyValue(value, error, rows, mean_score, mean_cost, score_error, cost_error)
 
 
 def value_of_choices(
@@ -97,6 +108,68 @@ def value_of_choices(
     return value_of_rows(of_rows(probability, score).T, of_rows(probability, cost).T, lambdas, row_weight, group)
 
 
+def scored_factor(log: LoggedData, nuisances: Nuisances) -> Array:
+    """[n], whether the answer was scored over the probability that it would be; ones where all were.
+
+    By the share of the model's answers that was scored where nuisances hold no such probability.
+    """
+    if log.scored is None:
+        return jnp.ones_like(log.cost)
+    probability = nuisances.scored_probability
+    if probability is None:
+        share = model_means(log.scored.astype(jnp.float32), log.model, log.weight, n_models=len(log.models))
+        probability = share[log.model]
+    return jnp.where(log.scored, inverse_propensity_weight(probability), 0.0)
+
+
+def summed_terms(
+    log: LoggedData,
+    nuisances: Nuisances,
+    policy: Policy,
+    params: Any,
+    lambdas: Array,
+    *,
+    mask: Array | None = None,
+    threshold: float | Array = 10.0,
+    strength: float | Array = 10.0,
+) -> Terms:
+    """What estimators of a policy's value sum over the rows of a log, by row weight: [2, L] each, score then cost.
+
+    Args:
+      log: n rows.
+      nuisances: for the same rows.
+      policy: and
+      params: its parameters.
+      lambdas: [L].
+      mask: [n, T] bool, models that the policy may choose on each row; None for all.
+      threshold: and
+      strength: as of `policy_value.policy_terms`.
+    """
+
+    def one(row):
+        x, model, outcomes, observed, propensity, scored, mask, weight = row
+
+        def at(lam):
+            probability = policy.probabilities(params, x, lam, mask)
+            both = [
+                policy_terms(
+                    probability, outcome, y, model, propensity, scored=factor, threshold=threshold, strength=strength
+                )
+                for outcome, y, factor in zip(outcomes, observed, (scored, 1.0), strict=True)
+            ]
+            return jax.tree.map(lambda *parts: jnp.stack(parts), *both)
+
+        terms = jax.vmap(at, out_axes=1)(lambdas)
+        return (), jax.tree.map(lambda term: weight * term, terms)
+
+    scored = scored_factor(log, nuisances)
+    outcomes, observed = (nuisances.score, nuisances.cost), (log.score, log.cost)
+    rows = (log.x, log.model, outcomes, observed, nuisances.propensity, scored, mask, log.weight)
+    chunk = rows_at_once(lambdas.shape[0] * len(log.models))
+    # Choices are made again on the way back rather than kept for every row.
+    return map_and_sum_rows(jax.checkpoint(one), rows, chunk=chunk)[1]
+
+
 def fixed_policy_value(
     key: Array,
     log: LoggedData,
@@ -107,123 +180,131 @@ def fixed_policy_value(
     *,
     nuisances: NuisanceConfig = NuisanceConfig(),
     estimator: str = "dr",
+    threshold: float | Array = 10.0,
     strength: float | Array = 10.0,
+    refit: bool = True,
 ) -> PolicyValue:
     """Value of a policy that was made WITHOUT this log, by cross-fitted nuisances. Pure: jit it, vmap it.
 
-    A policy that was learned from these rows looks better on them than it is: use `cross_fitted_value`.
+    A policy that was learned from these rows looks better on them than it is: use `honest_value.cross_fitted_value`.
 
     Args:
       key: of the nuisances.
-      log: n rows.
+      log: n rows; those of one `group` are taken as dependent.
       split: folds of the nuisances.
       policy: and
       params: its parameters.
       lambdas: [L].
       nuisances: how propensities and outcomes are estimated.
-      estimator: and
-      strength: of the counterfactual scores, as of `estimators.counterfactual_scores`.
+      estimator: one of `VALUE_ESTIMATORS`; formulas in `policy_value`. "mrdr" fits an outcome model for each
+        lambda.
+      threshold: largest weight of "switch".
+      strength: of the shrinkage of "dros".
+      refit: whether standard errors hold that nuisances would have been others with another log, by
+        `jackknife.influence`: about 2 L times the work of the fits. Without it they are those of nuisances as
+        they are: right to first order for "dr" where both nuisances are right, wrong otherwise ("direct" then has
+        hardly any error at all).
 
     Returns:
       `PolicyValue`, over all rows.
+
+    Raises:
+      ValueError: for an unknown estimator; for nearest neighbours with `refit`.
+
+    Source: formulas as in `policy_value`; errors as in `jackknife`.
     """
-    estimated = fit_nuisances(key, log, split, nuisances)
-    scores = counterfactual_scores(log, estimated, estimator=estimator, strength=strength)
-    rows = choice_outcomes(policy, params, log.x, scores.score, scores.cost, lambdas)
-    return value_of_rows(*rows, lambdas, log.row_weight, log.group)
+    values = value_estimate(
+        key,
+        log,
+        split,
+        policy,
+        params,
+        lambdas,
+        nuisances=nuisances,
+        threshold=threshold,
+        strength=strength,
+        refit=refit,
+    )
+    (score, cost), moved = influence(log, lambda log: values(log, (estimator,))[0])
+    return value_of_influence(score, cost, *moved, lambdas, log.weight, log.group)
 
 
-def held_out_rows(
-    key: Array,
-    log: LoggedData,
-    outer: Split,
-    inner: Split,
-    policy: Policy,
-    fit: Callable[[Array, Problem], Any],
-    lambdas: Array,
-    number: int | Array,
-    *,
-    nuisances: NuisanceConfig = NuisanceConfig(),
-) -> tuple[Array, Array, Array]:
-    """What one fold's rows say of a learner's policy, everything fitted without them. Pure.
-
-    The complement is expressed by row weights 0 on the fold, so all folds are one program.
-
-    Args:
-      key: of the fits.
-      log: n rows.
-      outer: its folds are left out in turn.
-      inner: folds of the nuisances, drawn apart from `outer`.
-      policy: and
-      fit: the learner.
-      lambdas: [L].
-      number: of the fold.
-      nuisances: how propensities and outcomes are estimated.
-
-    Returns:
-      Places [m] of the fold's rows in the log (n where there are fewer), and the doubly robust score and
-      cost of their choices: [L, m] each.
-    """
-    key_nuisances, key_fit = jax.random.split(jax.random.fold_in(key, number))
-    rest = replace(log, row_weight=jnp.where(outer.fold == number, 0.0, log.weight))
-    # Held-out rows weigh nothing, so none of these fits has seen them: the same nuisances serve
-    # the learner on the complement and the scores that value it here.
-    estimated = fit_nuisances(key_nuisances, rest, inner, nuisances)
-    params = fit(key_fit, Problem(rest, inner, estimated, lambdas))
-    scores = counterfactual_scores(log, estimated)
-    by_fold, present = rows_by_label(outer.fold, n_labels=outer.n_folds, size=outer.fold_size)
-    rows = by_fold[number]
-    places = jnp.where(present[number], rows, log.model.shape[0])
-    return places, *choice_outcomes(policy, params, log.x[rows], scores.score[rows], scores.cost[rows], lambdas)
-
-
-def cross_fitted_value(
-    key: Array,
-    log: LoggedData,
-    policy: Policy,
-    fit: Callable[[Array, Problem], Any],
-    lambdas: Array,
-    *,
-    nuisances: NuisanceConfig = NuisanceConfig(),
-    n_folds: int = 5,
-    seed: int = 0,
-    on_fold: Callable[[int], None] | None = None,
+def value_of_influence(
+    score: Array, cost: Array, score_influence: Array, cost_influence: Array, lambdas: Array, weight: Array, group: Any
 ) -> PolicyValue:
-    """Doubly robust value of a learner's policy, everything refitted on each fold's complement.
+    """`PolicyValue` of a mean score [L] and mean cost [L], and how they move with each row, [L, n] each."""
+    rows = contributions(score, score_influence, weight), contributions(cost, cost_influence, weight)
+    found = value_of_rows(*rows, lambdas, weight, group)
+    return found._replace(value=utility(score, cost, lambdas), score=score, cost=cost)
+
+
+def value_estimate(
+    key: Array,
+    log: LoggedData,
+    split: Split,
+    policy: Policy,
+    params: Any,
+    lambdas: Array,
+    *,
+    nuisances: NuisanceConfig = NuisanceConfig(),
+    threshold: float | Array = 10.0,
+    strength: float | Array = 10.0,
+    refit: bool = True,
+) -> Callable[[LoggedData, tuple[str, ...]], Array]:
+    """A function of row weights: (log, names of estimators) -> [E, 2, L], mean scores and costs by each of them.
+
+    What errors are made of: `jackknife.influence` differentiates it, `refitted.bootstrap_log` resamples it.
+    Strengths of regularisation are chosen here, once, on `log` as it is.
 
     Args:
-      key: of the fits.
-      log: n rows.
-      policy: and
-      fit: the learner, e.g. of `METHODS[name]()`. It sees the complement's rows at their weights.
-      lambdas: [L].
-      nuisances: how propensities and outcomes are estimated.
-      n_folds: K >= 2.
-      seed: of the folds. Use the same for policies that are to be compared.
-      on_fold: called with the number of finished folds.
+      log: whose rows are weighted.
+      refit: whether nuisances are fitted again for other row weights.
 
-    Returns:
-      `PolicyValue`, over all rows.
-
-    Source: Chernozhukov et al. (2018); Dudik, Langford & Li (2011).
+    Others as of `fixed_policy_value`.
     """
-    outer = split_log([log], seeds=[seed], n_folds=n_folds)[0]
-    inner = split_log([log], seeds=[seed + 1], n_folds=n_folds)[0]
+    if refit:
+        require_smooth(nuisances)
+    strengths = choose_strengths(key, log, split, nuisances)
+    as_is = None if refit else fit_nuisances(key, log, split, nuisances, strengths=strengths)
 
-    @jax.jit
-    def of_fold(key, log, outer, inner, lambdas, number):
-        return held_out_rows(key, log, outer, inner, policy, fit, lambdas, number, nuisances=nuisances)
+    def estimate(log: LoggedData, names: tuple[str, ...]) -> Array:
+        for name in names:
+            if name not in VALUE_ESTIMATORS:
+                raise ValueError(f"unknown estimator {name!r}: expected one of {', '.join(VALUE_ESTIMATORS)}")
+        fitted = as_is or fit_nuisances(key, log, split, nuisances, strengths=strengths)
+        terms = summed_terms(log, fitted, policy, params, lambdas, threshold=threshold, strength=strength)
+        values = dict(zip(POLICY_ESTIMATORS, jnp.moveaxis(estimates(terms), -1, 0), strict=True))
+        if "mrdr" in names:
+            values["mrdr"] = jax.lax.map(
+                lambda lam: _mrdr(key, log, split, fitted, lam, policy, params, nuisances, strengths), lambdas
+            ).T
+        return jnp.stack([values[name] for name in names])
 
-    score = jnp.zeros((lambdas.shape[0], log.model.shape[0]))
-    cost = jnp.zeros_like(score)
-    for number in range(n_folds):
-        places, *found = of_fold(key, log, outer, inner, lambdas, jnp.int32(number))
-        score, cost = (
-            whole.at[:, places].set(part, mode="drop") for whole, part in zip((score, cost), found, strict=True)
-        )
-        if on_fold is not None:
-            on_fold(number + 1)
-    return value_of_rows(score, cost, lambdas, log.row_weight, log.group)
+    return estimate
+
+
+def _mrdr(
+    key: Array,
+    log: LoggedData,
+    split: Split,
+    fitted: Nuisances,
+    lam: Array,
+    policy: Policy,
+    params: Any,
+    nuisances: NuisanceConfig,
+    strengths: Strengths,
+) -> Array:
+    """[2], doubly robust mean score and cost, the outcome model fitted for this policy at this lambda."""
+    chosen = jax.vmap(lambda x, model: policy.probabilities(params, x, lam)[model])(log.x, log.model)
+    weight = mrdr_row_weight(fitted.propensity, chosen)
+    # Of mean 1, as the rows were: penalties are absolute.
+    mean = weighted_mean(weight, log.weight)
+    weight = log.weight * jnp.where(mean > 0, weight / jnp.where(mean > 0, mean, 1.0), 0.0)
+    family = OUTCOME_MODELS[nuisances.outcome]()
+    outcome = fit_outcome(key, family, replace(log, row_weight=weight), split, strength=strengths.outcome)
+    score, cost = held_out_outcome(outcome)
+    terms = summed_terms(log, replace(fitted, score=score, cost=cost), policy, params, lam[None])
+    return estimates(terms)[:, 0, POLICY_ESTIMATORS.index("dr")]
 
 
 def paired_difference(

@@ -12,7 +12,7 @@ evaluation; `estimators.counterfactual_scores` weighs every model's outcome by i
 known, and normalises model by model. For a policy that always chooses one model the two are the same.
 
 Every estimator is linear in (y, r) of one log: estimate score and cost apart, and each lambda is a linear
-combination. MRDR is dr with an outcome model fitted under `estimators.mrdr_row_weight`.
+combination. MRDR is dr with an outcome model fitted under `estimators.mrdr_row_weight`: see `off_policy`.
 """
 
 from typing import NamedTuple
@@ -58,6 +58,7 @@ def policy_terms(
     model: Array,
     propensity: Array,
     *,
+    scored: float | Array = 1.0,
     threshold: float | Array = 10.0,
     strength: float | Array = 10.0,
 ) -> Terms:
@@ -69,6 +70,8 @@ def policy_terms(
       observed: scalar, y, of the logged model.
       model: scalar int, index of the logged model.
       propensity: scalar, p, of the logged model; where it is 0 the row has the direct term alone.
+      scored: scalar, s / q: whether the outcome was observed (1 or 0) over the probability that it would be, given
+        query and model. Multiplies w; the direct term needs no outcome.
       threshold: largest weight of "switch".
       strength: of the shrinkage of "dros", whose weights are at most sqrt(strength) / 2.
 
@@ -84,7 +87,7 @@ def policy_terms(
     """
     chex.assert_rank([probability, outcome, observed, model, propensity], [1, 1, 0, 0, 0])
     chex.assert_equal_shape([probability, outcome])
-    ratio = probability[model] * inverse_propensity_weight(propensity)
+    ratio = probability[model] * inverse_propensity_weight(propensity) * scored
     error = observed - outcome[model]
     return Terms(
         rows=jnp.ones_like(ratio),

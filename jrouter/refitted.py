@@ -7,8 +7,9 @@ what errs (the direct method), or too wide where estimating them helps (inverse 
 resample pays for its own fits, all of them one compiled program. Folds follow the original row (or group), so
 a resampled row is never on both sides of a fold.
 
-A resample has 0.63 n distinct rows, so its fits are poorer than the log's own, and in small logs the spread of
-resamples is too wide: much for fits with many parameters for their rows, little for others.
+`jackknife.influence` has the same to first order without resampling. A resample has 0.63 n distinct rows, so its
+fits are poorer than the log's own, and in small logs the spread of resamples is too wide: much for fits with many
+parameters for their rows, little for others.
 """
 
 from collections.abc import Callable
@@ -18,10 +19,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jrouter.honest_value import held_out_rows
 from jrouter.inference import poisson_counts
-from jrouter.nuisances.crossfit import OUTCOME_MODELS, NuisanceConfig
-from jrouter.off_policy import fixed_policy_value, held_out_rows, value_of_rows
-from jrouter.policy import Policy, Problem
+from jrouter.metrics import utility
+from jrouter.nuisances.crossfit import NuisanceConfig, require_smooth
+from jrouter.off_policy import value_estimate, value_of_rows
+from jrouter.policy import Method, Policy
 from jrouter.splits import Split
 from jrouter.types import Array, LoggedData
 
@@ -86,6 +89,7 @@ def refitted_bootstrap(
     *,
     nuisances: NuisanceConfig = NuisanceConfig(),
     estimator: str = "dr",
+    threshold: float | Array = 10.0,
     strength: float | Array = 10.0,
     n_resamples: int = 200,
     at_once: int = 8,
@@ -93,7 +97,8 @@ def refitted_bootstrap(
     """Resampled values of a FIXED policy, the nuisances fitted again on each resample. Pure: jit it, vmap it.
 
     `off_policy.fixed_policy_value` with the same key and arguments is what these are resamples of. Fits start
-    from the same key in every resample, so only the rows differ.
+    from the same key in every resample, so only the rows differ; strengths of regularisation are those of the
+    log as it is.
 
     Args:
       key: the fits' first, then of the resamples.
@@ -104,7 +109,8 @@ def refitted_bootstrap(
       lambdas: [L].
       nuisances: how propensities and outcomes are estimated.
       estimator: and
-      strength: of the counterfactual scores, as of `estimators.counterfactual_scores`.
+      threshold: and
+      strength: as of `off_policy.fixed_policy_value`.
       n_resamples: B.
       at_once: resamples in one vmap; bounds memory.
 
@@ -116,13 +122,13 @@ def refitted_bootstrap(
 
     Source: Efron & Tibshirani (1993), chapter 6; Abadie & Imbens (2008), for what it is not good for.
     """
-    _check_smooth(nuisances)
+    values = value_estimate(
+        key, log, split, policy, params, lambdas, nuisances=nuisances, threshold=threshold, strength=strength
+    )
 
     def value(log):
-        found = fixed_policy_value(
-            key, log, split, policy, params, lambdas, nuisances=nuisances, estimator=estimator, strength=strength
-        )
-        return Resampled(found.value, found.score, found.cost)
+        score, cost = values(log, (estimator,))[0]
+        return Resampled(utility(score, cost, lambdas), score, cost)
 
     return bootstrap_log(_key_of_resamples(key), log, value, n_resamples=n_resamples, at_once=at_once)
 
@@ -132,8 +138,7 @@ def refitted_learner_bootstrap(
     log: LoggedData,
     outer: Split,
     inner: Split,
-    policy: Policy,
-    fit: Callable[[Array, Problem], Any],
+    method: Method,
     lambdas: Array,
     *,
     nuisances: NuisanceConfig = NuisanceConfig(),
@@ -142,16 +147,14 @@ def refitted_learner_bootstrap(
 ) -> Resampled:
     """Resampled values of a LEARNER: on each resample, for each fold, nuisances and policy are fitted again.
 
-    What `off_policy.cross_fitted_value` is a resample of, with its splits: B x K fits of the learner, which
-    should not look up nearest neighbours either. Pure.
+    What `honest_value.cross_fitted_value` is a resample of, with its splits: B x K fits of the learner. Pure.
 
     Args:
       key: the fits' first, then of the resamples.
       log: n rows; those of one `group` are resampled together.
       outer: its folds are left out in turn, and valued.
       inner: folds of the nuisances, drawn apart from `outer`.
-      policy: and
-      fit: the learner; pure.
+      method: the learner.
       lambdas: [L].
       nuisances: how propensities and outcomes are estimated.
       n_resamples: B.
@@ -161,13 +164,24 @@ def refitted_learner_bootstrap(
       `Resampled`.
 
     Raises:
-      ValueError: for outcome models that find nearest neighbours, as in `refitted_bootstrap`.
+      ValueError: for learners whose policy moves in jumps with the log (`Method.smooth`): nearest neighbours, and
+        those that take the best of several policies; for nuisances as in `refitted_bootstrap`.
+
+    Source: as of `refitted_bootstrap`; Andrews (2000), for why a maximum cannot be resampled.
     """
-    _check_smooth(nuisances)
+    require_smooth(nuisances)
+    if not method.smooth:
+        raise ValueError(
+            "this method looks up nearest neighbours or takes the best of several policies on the log itself, for "
+            "which the bootstrap is inconsistent: resamples repeat the luck of the choice; split the log instead: "
+            "jrouter.cross_fitted_value has its value and standard error"
+        )
 
     def value(log):
         def of_fold(number):
-            return held_out_rows(key, log, outer, inner, policy, fit, lambdas, number, nuisances=nuisances)
+            return held_out_rows(
+                key, log, outer, inner, method.policy, method.fit, lambdas, number, nuisances=nuisances
+            )
 
         places, score, cost = jax.lax.map(of_fold, jnp.arange(outer.n_folds))
         empty = jnp.zeros((lambdas.shape[0], log.model.shape[0]))
@@ -182,13 +196,3 @@ def refitted_learner_bootstrap(
 def _key_of_resamples(key: Array) -> Array:
     # Apart from the fits, which take the key itself, as they do on the log as it is.
     return jax.random.fold_in(key, 0x626F6F74)
-
-
-def _check_smooth(config: NuisanceConfig) -> None:
-    if not OUTCOME_MODELS[config.outcome]().smooth:
-        smooth = ", ".join(name for name, family in OUTCOME_MODELS.items() if family().smooth)
-        raise ValueError(
-            f"outcome model {config.outcome!r} finds nearest neighbours, for which the bootstrap is inconsistent "
-            "(Abadie & Imbens 2008): resamples do not reproduce how often a row is a neighbour of others; use "
-            f"NuisanceConfig(outcome=...) with one of {smooth}, or the standard error of PolicyValue"
-        )

@@ -114,6 +114,8 @@ class Nuisances:
       fold: [n] int32, the fold whose complement the estimates of a row were fitted on.
       all_propensity: [n, T], estimated probability of every model, floored or clipped as `propensity`
         is, 0 where a model was not allowed; None where the log's own propensities are used.
+      scored_probability: [n], probability that the answer of the logged model would be scored, given query and
+        model; None where every answer was.
     """
 
     propensity: Array
@@ -121,6 +123,7 @@ class Nuisances:
     cost: Array
     fold: Array
     all_propensity: Array | None = None
+    scored_probability: Array | None = None
 
 
 @register_dataclass

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from jrouter.estimators import counterfactual_scores
+from jrouter.honest_value import cross_fitted_value
 from jrouter.inference import poisson_counts
 from jrouter.nuisances import propensity, ridge
 from jrouter.nuisances.crossfit import OUTCOME_MODELS, PROPENSITY_MODELS, NuisanceConfig, fit_nuisances
-from jrouter.off_policy import cross_fitted_value, fixed_policy_value, value_of_rows
-from jrouter.policy import Policy, choice_outcomes
+from jrouter.off_policy import fixed_policy_value, value_of_rows
+from jrouter.methods import METHODS
+from jrouter.policy import Method, Policy, choice_outcomes
 from jrouter.refitted import bootstrap_log, refitted_bootstrap, refitted_learner_bootstrap
 from jrouter.splits import split_log
 from jrouter.types import LoggedData, take_rows
@@ -140,7 +142,8 @@ def test_a_learner_is_refitted_on_every_resample_and_fold():
 
     policy = Policy(lambda params, x, lam: 5.0 * params - lam * jnp.arange(T), stochastic=True)
     once: Any = chex.assert_max_traces(fit, n=1)
-    run = partial(refitted_learner_bootstrap, policy=policy, fit=once, nuisances=CONFIG, n_resamples=n_resamples)
+    method = Method(once, policy)
+    run = partial(refitted_learner_bootstrap, method=method, nuisances=CONFIG, n_resamples=n_resamples)
     key = jax.random.key(3)
     got = jax.jit(lambda *given: run(*given[:4], lambdas=given[4]))(key, log, outer, inner, LAMBDAS)
     keys = jax.random.split(jax.random.fold_in(key, 0x626F6F74), (n_resamples, 1)).reshape(-1)
@@ -159,6 +162,14 @@ def test_nearest_neighbours_are_refused_with_the_reason(outcome):
     with pytest.raises(ValueError, match=rf"{outcome}.*neighbours.*Abadie & Imbens.*pooled"):
         refitted_bootstrap(jax.random.key(0), log, split, POLICY, PARAMS, LAMBDAS, nuisances=config)
     with pytest.raises(ValueError, match="neighbours"):
-        refitted_learner_bootstrap(
-            jax.random.key(0), log, split, split, POLICY, lambda key, problem: PARAMS, LAMBDAS, nuisances=config
-        )
+        fixed_policy_value(jax.random.key(0), log, split, POLICY, PARAMS, LAMBDAS, nuisances=config)
+    method = Method(lambda key, problem: PARAMS, POLICY)
+    with pytest.raises(ValueError, match="neighbours"):
+        refitted_learner_bootstrap(jax.random.key(0), log, split, split, method, LAMBDAS, nuisances=config)
+
+
+@pytest.mark.parametrize("name", ["rm_auto", "best_single", "rm_residual", "regress_and_compare_knn_ipw"])
+def test_learners_that_jump_are_refused_with_what_to_do(name):
+    log, split = draw(jax.random.key(0), 40), split_of(40)
+    with pytest.raises(ValueError, match="best of several policies.*split the log.*cross_fitted_value"):
+        refitted_learner_bootstrap(jax.random.key(0), log, split, split, METHODS[name](), LAMBDAS, nuisances=CONFIG)

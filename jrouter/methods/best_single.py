@@ -32,4 +32,5 @@ def best_single(config: BestSingleConfig = BestSingleConfig()) -> Method:
         weight = problem.log.weight
         return {"score": weighted_mean(scores.score, weight), "cost": weighted_mean(scores.cost, weight)}
 
-    return Method(fit, Policy(lambda params, x, lam: utility(params["score"], params["cost"], lam)), config)
+    policy = Policy(lambda params, x, lam: utility(params["score"], params["cost"], lam))
+    return Method(fit, policy, config, smooth=False)

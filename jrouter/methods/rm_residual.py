@@ -251,7 +251,7 @@ def rm_residual(config: RmResidualConfig = RmResidualConfig()) -> Method:
             strength = fit_propensity(key_propensity, PROPENSITY_MODELS[config.propensity](), log, split).strength
         return fit_residual(key_train, problem, plug_in, config, strength=strength)[0]
 
-    return Method(fit, residual_policy(config), config)
+    return Method(fit, residual_policy(config), config, smooth=OUTCOME_MODELS[config.outcome]().smooth)
 
 
 def _with(default: RmResidualConfig) -> Callable[..., Method]:

@@ -84,6 +84,18 @@ class CrossFit(NamedTuple):
     parts: Any = None
 
 
+def require_smooth(config: NuisanceConfig) -> None:
+    """Raises a ValueError for outcome models that move in jumps with the rows: nearest neighbours."""
+    if not OUTCOME_MODELS[config.outcome]().smooth:
+        smooth = ", ".join(name for name, family in OUTCOME_MODELS.items() if family().smooth)
+        raise ValueError(
+            f"outcome model {config.outcome!r} finds nearest neighbours, for which neither the bootstrap nor the "
+            "jackknife is consistent (Abadie & Imbens 2008): resamples do not reproduce how often a row is a "
+            f"neighbour of others; use NuisanceConfig(outcome=...) with one of {smooth}, or an error with the "
+            "nuisances as they are"
+        )
+
+
 def fold_weights(log: LoggedData, split: Split) -> Array:
     """[K + 1, n], row weights of each fold's complement, then of all rows."""
     if split.n_folds == 1:
@@ -269,7 +281,32 @@ def held_out_propensities(family: PropensityModel, fit: CrossFit, log: LoggedDat
     return jax.nn.softmax(log_odds if log.allowed is None else masked(log_odds, log.allowed))
 
 
-def fit_nuisances(key: Array, log: LoggedData, split: Split, config: NuisanceConfig = NuisanceConfig()) -> Nuisances:
+class Strengths(NamedTuple):
+    """As `CrossFit.strength`: of the outcome model, and of propensities (None where the log has them)."""
+
+    outcome: Any
+    propensity: Any = None
+
+
+def choose_strengths(key: Array, log: LoggedData, split: Split, config: NuisanceConfig = NuisanceConfig()) -> Strengths:
+    """The strengths that `fit_nuisances` would choose on this log: to be kept where it is refitted on resamples."""
+    key_outcome, key_propensity = jax.random.split(key)
+    outcome = fit_outcome(key_outcome, OUTCOME_MODELS[config.outcome](), log, split).strength
+    if log.propensity is not None:
+        return Strengths(outcome)
+    return Strengths(
+        outcome, fit_propensity(key_propensity, PROPENSITY_MODELS[config.propensity](), log, split).strength
+    )
+
+
+def fit_nuisances(
+    key: Array,
+    log: LoggedData,
+    split: Split,
+    config: NuisanceConfig = NuisanceConfig(),
+    *,
+    strengths: Strengths | None = None,
+) -> Nuisances:
     """Cross-fitted propensity and outcomes of every row of a log.
 
     A pure function: vmap or map it over logs. Logged propensities are used as they are.
@@ -279,6 +316,7 @@ def fit_nuisances(key: Array, log: LoggedData, split: Split, config: NuisanceCon
       log: n rows.
       split: folds; with n_folds=1 cross-fitting is off and every row sees itself.
       config: which families, and the clipping of estimated propensities.
+      strengths: of regularisation, to be used instead of choosing.
 
     Returns:
       `Nuisances` of the n rows.
@@ -287,8 +325,9 @@ def fit_nuisances(key: Array, log: LoggedData, split: Split, config: NuisanceCon
     """
     key_outcome, key_propensity = jax.random.split(key)
     family = OUTCOME_MODELS[config.outcome]()
-    score, cost = held_out_outcome(fit_outcome(key_outcome, family, log, split))
-    chosen, every = cross_fitted_propensity(key_propensity, log, split, config)
+    given = strengths or Strengths(None)
+    score, cost = held_out_outcome(fit_outcome(key_outcome, family, log, split, strength=given.outcome))
+    chosen, every = cross_fitted_propensity(key_propensity, log, split, config, strength=given.propensity)
     return Nuisances(chosen, score, cost, split.fold, every)
 
 

@@ -1,0 +1,150 @@
+"""The price of choosing: what a learner, or the best of several policies, is worth on the log it comes from.
+
+- `cross_fitted_value`: of a learner. Fold by fold, nuisances AND policy are fitted again on the other folds, so a
+  policy is never valued on rows that it, or what values it, was fitted on. What is valued is the learner on
+  this much data.
+- `honest_best`: of the best of several fixed policies, chosen on the log that values it.
+
+Probabilities [n, L, T] are never stored: a chunk of rows at a time, they become the score and the cost of
+each row's choices, [L, n] each.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jrouter.estimators import counterfactual_scores
+from jrouter.inference import standard_error
+from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
+from jrouter.off_policy import PolicyValue, value_of_rows
+from jrouter.policy import Policy, Problem, choice_outcomes
+from jrouter.splits import Split, rows_by_label, split_log
+from jrouter.types import Array, LoggedData
+from jrouter.weighted import weighted_mean
+
+
+def held_out_rows(
+    key: Array,
+    log: LoggedData,
+    outer: Split,
+    inner: Split,
+    policy: Policy,
+    fit: Callable[[Array, Problem], Any],
+    lambdas: Array,
+    number: int | Array,
+    *,
+    nuisances: NuisanceConfig = NuisanceConfig(),
+) -> tuple[Array, Array, Array]:
+    """What one fold's rows say of a learner's policy, everything fitted without them. Pure.
+
+    The complement is expressed by row weights 0 on the fold, so all folds are one program.
+
+    Args:
+      key: of the fits.
+      log: n rows.
+      outer: its folds are left out in turn.
+      inner: folds of the nuisances, drawn apart from `outer`.
+      policy: and
+      fit: the learner.
+      lambdas: [L].
+      number: of the fold.
+      nuisances: how propensities and outcomes are estimated.
+
+    Returns:
+      Places [m] of the fold's rows in the log (n where there are fewer), and the doubly robust score and
+      cost of their choices: [L, m] each.
+    """
+    key_nuisances, key_fit = jax.random.split(jax.random.fold_in(key, number))
+    rest = replace(log, row_weight=jnp.where(outer.fold == number, 0.0, log.weight))
+    # Held-out rows weigh nothing, so none of these fits has seen them: the same nuisances serve
+    # the learner on the complement and the scores that value it here.
+    estimated = fit_nuisances(key_nuisances, rest, inner, nuisances)
+    params = fit(key_fit, Problem(rest, inner, estimated, lambdas))
+    scores = counterfactual_scores(log, estimated)
+    by_fold, present = rows_by_label(outer.fold, n_labels=outer.n_folds, size=outer.fold_size)
+    rows = by_fold[number]
+    places = jnp.where(present[number], rows, log.model.shape[0])
+    return places, *choice_outcomes(policy, params, log.x[rows], scores.score[rows], scores.cost[rows], lambdas)
+
+
+def cross_fitted_value(
+    key: Array,
+    log: LoggedData,
+    policy: Policy,
+    fit: Callable[[Array, Problem], Any],
+    lambdas: Array,
+    *,
+    nuisances: NuisanceConfig = NuisanceConfig(),
+    n_folds: int = 5,
+    seed: int = 0,
+    on_fold: Callable[[int], None] | None = None,
+) -> PolicyValue:
+    """Doubly robust value of a learner's policy, everything refitted on each fold's complement.
+
+    Args:
+      key: of the fits.
+      log: n rows.
+      policy: and
+      fit: the learner, e.g. of `METHODS[name]()`. It sees the complement's rows at their weights.
+      lambdas: [L].
+      nuisances: how propensities and outcomes are estimated.
+      n_folds: K >= 2.
+      seed: of the folds. Use the same for policies that are to be compared.
+      on_fold: called with the number of finished folds.
+
+    Returns:
+      `PolicyValue`, over all rows.
+
+    Source: Chernozhukov et al. (2018); Dudik, Langford & Li (2011).
+    """
+    outer = split_log([log], seeds=[seed], n_folds=n_folds)[0]
+    inner = split_log([log], seeds=[seed + 1], n_folds=n_folds)[0]
+
+    @jax.jit
+    def of_fold(key, log, outer, inner, lambdas, number):
+        return held_out_rows(key, log, outer, inner, policy, fit, lambdas, number, nuisances=nuisances)
+
+    score = jnp.zeros((lambdas.shape[0], log.model.shape[0]))
+    cost = jnp.zeros_like(score)
+    for number in range(n_folds):
+        places, *found = of_fold(key, log, outer, inner, lambdas, jnp.int32(number))
+        score, cost = (
+            whole.at[:, places].set(part, mode="drop") for whole, part in zip((score, cost), found, strict=True)
+        )
+        if on_fold is not None:
+            on_fold(number + 1)
+    return value_of_rows(score, cost, lambdas, log.row_weight, log.group)
+
+
+def honest_best(
+    rows: Array, fold: Array, *, n_folds: int, row_weight: Array | None = None, group: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """Value of choosing the best of M fixed policies on this log: chosen on the other folds, valued on each.
+
+    The largest of M values on the same rows is too large: it was chosen for its luck as well. Its resamples
+    have that luck built in, so no bootstrap repairs it.
+
+    Args:
+      rows: [M, n], each row's contribution to each policy's value (`PolicyValue.rows` at one lambda).
+      fold: [n] int, folds that divide no group.
+      n_folds: K >= 2.
+      row_weight: [n].
+      group: [n], rows that are not independent.
+
+    Returns:
+      The policy with the largest value on all rows: the one to take; the value of taking the best of the other
+      folds, on each fold; and its standard error. Scalars.
+
+    >>> honest_best(jnp.array([[1., 1., 0., 0.], [0., 0., 1., 1.]]), jnp.array([0, 0, 1, 1]), n_folds=2)[1]
+    Array(0., dtype=float32)
+    """
+    weight = jnp.ones(rows.shape[1]) if row_weight is None else row_weight
+    number = jnp.arange(n_folds)[:, None]
+    elsewhere = jax.vmap(lambda weight: weighted_mean(rows.T, weight))(jnp.where(fold == number, 0.0, weight))
+    chosen = jnp.argmax(elsewhere, axis=1)[fold]
+    own = jnp.take_along_axis(rows, chosen[None], axis=0)[0]
+    best = jnp.argmax(weighted_mean(rows.T, weight))
+    return best, weighted_mean(own, weight), standard_error(own, weight, group=group)
