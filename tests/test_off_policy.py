@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jrouter.estimators import counterfactual_scores
-from jrouter.honest_value import cross_fitted_value
+from jrouter.honest_value import cross_fitted_value, honest_best
 from jrouter.nuisances import ridge
 from jrouter.nuisances.crossfit import OUTCOME_MODELS, NuisanceConfig, fit_nuisances
 from jrouter.off_policy import fixed_policy_value, paired_difference, value_of_choices
