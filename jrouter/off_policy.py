@@ -264,8 +264,19 @@ def value_estimate(
     """
     if refit:
         require_smooth(nuisances)
-    strengths = choose_strengths(key, log, split, nuisances)
+    original, strengths = log, choose_strengths(key, log, split, nuisances)
     as_is = None if refit else fit_nuisances(key, log, split, nuisances, strengths=strengths)
+
+    def mrdr(log: LoggedData, fitted: Nuisances) -> Array:
+        def at(lam):
+            # The outcome model as it would be, or as it is.
+            outcome = _mrdr_outcome(
+                key, log if refit else original, split, fitted, lam, policy, params, nuisances, strengths
+            )
+            terms = summed_terms(log, outcome, policy, params, lam[None])
+            return estimates(terms)[:, 0, POLICY_ESTIMATORS.index("dr")]
+
+        return jax.lax.map(at, lambdas).T
 
     def estimate(log: LoggedData, names: tuple[str, ...]) -> Array:
         for name in names:
@@ -275,15 +286,13 @@ def value_estimate(
         terms = summed_terms(log, fitted, policy, params, lambdas, threshold=threshold, strength=strength)
         values = dict(zip(POLICY_ESTIMATORS, jnp.moveaxis(estimates(terms), -1, 0), strict=True))
         if "mrdr" in names:
-            values["mrdr"] = jax.lax.map(
-                lambda lam: _mrdr(key, log, split, fitted, lam, policy, params, nuisances, strengths), lambdas
-            ).T
+            values["mrdr"] = mrdr(log, fitted)
         return jnp.stack([values[name] for name in names])
 
     return estimate
 
 
-def _mrdr(
+def _mrdr_outcome(
     key: Array,
     log: LoggedData,
     split: Split,
@@ -293,8 +302,8 @@ def _mrdr(
     params: Any,
     nuisances: NuisanceConfig,
     strengths: Strengths,
-) -> Array:
-    """[2], doubly robust mean score and cost, the outcome model fitted for this policy at this lambda."""
+) -> Nuisances:
+    """Nuisances whose outcome model is fitted for this policy at this lambda."""
     chosen = jax.vmap(lambda x, model: policy.probabilities(params, x, lam)[model])(log.x, log.model)
     weight = mrdr_row_weight(fitted.propensity, chosen)
     # Of mean 1, as the rows were: penalties are absolute.
@@ -303,8 +312,7 @@ def _mrdr(
     family = OUTCOME_MODELS[nuisances.outcome]()
     outcome = fit_outcome(key, family, replace(log, row_weight=weight), split, strength=strengths.outcome)
     score, cost = held_out_outcome(outcome)
-    terms = summed_terms(log, replace(fitted, score=score, cost=cost), policy, params, lam[None])
-    return estimates(terms)[:, 0, POLICY_ESTIMATORS.index("dr")]
+    return replace(fitted, score=score, cost=cost)
 
 
 def paired_difference(
