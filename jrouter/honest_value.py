@@ -9,9 +9,9 @@ Probabilities [n, L, T] are never stored: a chunk of rows at a time, they become
 each row's choices, [L, n] each.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,44 @@ from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
 from jrouter.off_policy import PolicyValue, value_of_rows
 from jrouter.policy import Policy, Problem, choice_outcomes
 from jrouter.splits import Split, rows_by_label, split_log
-from jrouter.types import Array, LoggedData
+from jrouter.types import Array, LoggedData, Nuisances
 from jrouter.weighted import weighted_mean
+
+
+def fit_without_fold(
+    key: Array,
+    log: LoggedData,
+    outer: Split,
+    inner: Split,
+    fits: Sequence[Callable[[Array, Problem], Any]],
+    lambdas: Array,
+    number: int | Array,
+    *,
+    nuisances: NuisanceConfig = NuisanceConfig(),
+) -> tuple[Nuisances, list[Any]]:
+    """Nuisances and learners fitted as if one fold did not exist. Pure.
+
+    The complement is expressed by row weights 0 on the fold, so all folds are one program.
+
+    Args:
+      key: of the fits.
+      log: n rows.
+      outer: its folds are left out in turn.
+      inner: folds of the nuisances, drawn apart from `outer`.
+      fits: of learners.
+      lambdas: [L].
+      number: of the fold.
+      nuisances: how propensities and outcomes are estimated.
+
+    Returns:
+      Nuisances of all n rows, those of the fold too, which no fit has seen; and the learners' params.
+    """
+    key_nuisances, key_fit = jax.random.split(jax.random.fold_in(key, number))
+    rest = replace(log, row_weight=jnp.where(outer.fold == number, 0.0, log.weight))
+    # Held-out rows weigh nothing, so none of these fits has seen them: the same nuisances serve
+    # the learner on the complement and the scores that value it on the fold.
+    estimated = fit_nuisances(key_nuisances, rest, inner, nuisances)
+    return estimated, [fit(key_fit, Problem(rest, inner, estimated, lambdas)) for fit in fits]
 
 
 def held_out_rows(
@@ -40,29 +76,17 @@ def held_out_rows(
 ) -> tuple[Array, Array, Array]:
     """What one fold's rows say of a learner's policy, everything fitted without them. Pure.
 
-    The complement is expressed by row weights 0 on the fold, so all folds are one program.
-
     Args:
-      key: of the fits.
-      log: n rows.
-      outer: its folds are left out in turn.
-      inner: folds of the nuisances, drawn apart from `outer`.
       policy: and
       fit: the learner.
-      lambdas: [L].
-      number: of the fold.
-      nuisances: how propensities and outcomes are estimated.
+
+    Others as of `fit_without_fold`.
 
     Returns:
       Places [m] of the fold's rows in the log (n where there are fewer), and the doubly robust score and
       cost of their choices: [L, m] each.
     """
-    key_nuisances, key_fit = jax.random.split(jax.random.fold_in(key, number))
-    rest = replace(log, row_weight=jnp.where(outer.fold == number, 0.0, log.weight))
-    # Held-out rows weigh nothing, so none of these fits has seen them: the same nuisances serve
-    # the learner on the complement and the scores that value it here.
-    estimated = fit_nuisances(key_nuisances, rest, inner, nuisances)
-    params = fit(key_fit, Problem(rest, inner, estimated, lambdas))
+    estimated, (params,) = fit_without_fold(key, log, outer, inner, [fit], lambdas, number, nuisances=nuisances)
     scores = counterfactual_scores(log, estimated)
     by_fold, present = rows_by_label(outer.fold, n_labels=outer.n_folds, size=outer.fold_size)
     rows = by_fold[number]
@@ -119,9 +143,25 @@ def cross_fitted_value(
     return value_of_rows(score, cost, lambdas, log.row_weight, log.group)
 
 
+class HonestBest(NamedTuple):
+    """What it is worth to take the best of several policies.
+
+    Attributes:
+      best: scalar int, the policy of the largest value on all rows: the one to take.
+      by_fold: [K] int, the best on the other folds, which is what each fold values.
+      value: scalar, over all rows, of taking the best of the other folds.
+      error: scalar, its standard error.
+    """
+
+    best: Array
+    by_fold: Array
+    value: Array
+    error: Array
+
+
 def honest_best(
     rows: Array, fold: Array, *, n_folds: int, row_weight: Array | None = None, group: Array | None = None
-) -> tuple[Array, Array, Array]:
+) -> HonestBest:
     """Value of choosing the best of M fixed policies on this log: chosen on the other folds, valued on each.
 
     The largest of M values on the same rows is too large: it was chosen for its luck as well. Its resamples
@@ -134,17 +174,13 @@ def honest_best(
       row_weight: [n].
       group: [n], rows that are not independent.
 
-    Returns:
-      The policy with the largest value on all rows: the one to take; the value of taking the best of the other
-      folds, on each fold; and its standard error. Scalars.
-
-    >>> honest_best(jnp.array([[1., 1., 0., 0.], [0., 0., 1., 1.]]), jnp.array([0, 0, 1, 1]), n_folds=2)[1]
+    >>> honest_best(jnp.array([[1., 1., 0., 0.], [0., 0., 1., 1.]]), jnp.array([0, 0, 1, 1]), n_folds=2).value
     Array(0., dtype=float32)
     """
     weight = jnp.ones(rows.shape[1]) if row_weight is None else row_weight
     number = jnp.arange(n_folds)[:, None]
     elsewhere = jax.vmap(lambda weight: weighted_mean(rows.T, weight))(jnp.where(fold == number, 0.0, weight))
-    chosen = jnp.argmax(elsewhere, axis=1)[fold]
-    own = jnp.take_along_axis(rows, chosen[None], axis=0)[0]
+    by_fold = jnp.argmax(elsewhere, axis=1)
+    own = jnp.take_along_axis(rows, by_fold[fold][None], axis=0)[0]
     best = jnp.argmax(weighted_mean(rows.T, weight))
-    return best, weighted_mean(own, weight), standard_error(own, weight, group=group)
+    return HonestBest(best, by_fold, weighted_mean(own, weight), standard_error(own, weight, group=group))

@@ -211,7 +211,8 @@ def test_the_best_of_several_policies_is_valued_where_it_was_not_chosen():
     n, policies, logs = 200, 20, 300
     rows = jax.random.normal(jax.random.key(0), (logs, policies, n))
     fold = jnp.arange(n) % 5
-    best, value, error = jax.vmap(lambda rows: honest_best(rows, fold, n_folds=5))(rows)
+    best, by_fold, value, error = jax.vmap(lambda rows: honest_best(rows, fold, n_folds=5))(rows)
+    assert by_fold.shape == (logs, 5)
     naive = rows.mean(axis=2).max(axis=1)
     assert float(naive.mean()) > 1.5 / np.sqrt(n)
     assert abs(float(value.mean())) < 4 * float(value.std()) / np.sqrt(logs)
@@ -220,5 +221,6 @@ def test_the_best_of_several_policies_is_valued_where_it_was_not_chosen():
     assert abs(covered.mean() - 0.95) < 4 * np.sqrt(0.05 * 0.95 / logs)
     # One that is better by far is chosen everywhere, and its value is its rows' mean, weighted.
     weight = 1.0 + jnp.arange(n) % 2
-    _, value, _ = honest_best(rows[0].at[3].add(10.0), fold, n_folds=5, row_weight=weight)
-    np.testing.assert_allclose(value, np.average(rows[0, 3] + 10.0, weights=weight), rtol=1e-5)
+    found = honest_best(rows[0].at[3].add(10.0), fold, n_folds=5, row_weight=weight)
+    assert found.by_fold.tolist() == [3] * 5
+    np.testing.assert_allclose(found.value, np.average(rows[0, 3] + 10.0, weights=weight), rtol=1e-5)

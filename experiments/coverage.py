@@ -1,0 +1,343 @@
+"""Do 95% intervals hold the truth as often as they say, and does the verdict warn where they cannot?
+
+    python experiments/coverage.py                         # 12 regimes, 1,000 logs each: hours; resumes by cells
+    python experiments/coverage.py --smoke                 # under 1 minute
+    python experiments/coverage.py --parts obp             # the first 200 logs through Open Bandit Pipeline
+
+Simulated logs of 4 models, d = 6, of a fixed policy whose value is known; ridge regressions and logistic
+propensities with strengths chosen on each log, 5 folds. Regimes differ in rows, overlap, in which nuisance is
+wrong, and in whether propensities are in the log. Parts:
+
+- intervals: for each of eight estimators, its value -+ 1.96 standard errors that hold the nuisances' own error
+  (`jackknife`; for "dr" the package's default), the same with the nuisances as they are, and the usual percentile
+  bootstrap with the nuisances as they are (1,000 resamples; not for mrdr). With it the log's verdict.
+- bootstrap: a percentile bootstrap that fits the nuisances again on every resample; 200 logs x 200 resamples,
+  regimes of 2,000 rows.
+- obp: values and bootstrap intervals of Open Bandit Pipeline from the same nuisances, 200 logs; needs the extra
+  `peers` and `pip install --no-deps --ignore-requires-python obp==0.5.7`.
+
+Six regimes were used to fix the verdict's thresholds (`jrouter.verdict`), six others report. Expect the jackknife
+to hold where a nuisance is right, intervals that keep nuisances as they are to miss for all estimators but "dr", and
+"both wrong" to be missed by all, with a verdict that says so. Writes <name>.json (kept cell by cell), .csv, .png.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from cells import Study, current
+from coverage_figure import coverage_figure, verdict_figure
+from coverage_logs import (
+    AS_IS_RESAMPLES,
+    LAM,
+    OBP_ESTIMATORS,
+    REGIMES,
+    OneLog,
+    Regime,
+    obp_intervals,
+)
+from data import RESULTS
+
+from jrouter.io.results import text_table, write_csv
+from jrouter.off_policy import VALUE_ESTIMATORS
+from jrouter.policy_value import POLICY_ESTIMATORS
+from jrouter.verdict import LEVELS, Thresholds, judge_numbers
+
+PARTS = ("intervals", "bootstrap", "obp")
+KINDS = ("jackknife", "as is", "bootstrap as is", "bootstrap refitted", "obp")
+NORMAL = 1.959964
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is simulated."""
+
+    regimes: str = ",".join(REGIMES)
+    """Comma-separated names."""
+    parts: str = "intervals,bootstrap"
+    """Some of intervals, bootstrap, obp."""
+    logs: int = 1_000
+    """Logs of each regime."""
+    few: int = 200
+    """Logs of the refitted bootstrap and of obp: the first of them."""
+    resamples: int = 200
+    """Of the refitted bootstrap."""
+    batch: int = 50
+    """Logs of one cell."""
+    budget_minutes: float | None = None
+    """Stop between cells once these have passed; run the same command again to go on."""
+    fresh: bool = False
+    """Forget the cells that an earlier run has kept."""
+    join: tuple[Path, ...] = ()
+    """Result files of the same study made elsewhere: their cells are taken over."""
+    name: str = "coverage"
+    """Of the result files."""
+    smoke: bool = False
+    """Small sizes."""
+    out: Path = RESULTS
+    """Folder of the result files."""
+
+
+def keys_of(options: Options) -> list[dict[str, Any]]:
+    """Keys of all cells: a batch of logs of one regime, for one part."""
+    keys = []
+    for part in options.parts.split(","):
+        if part not in PARTS:
+            raise SystemExit(f"error: --parts: unknown part {part!r}, expected some of {', '.join(PARTS)}")
+        for name in options.regimes.split(","):
+            if name not in REGIMES:
+                raise SystemExit(f"error: --regimes: unknown regime {name!r}, expected some of {', '.join(REGIMES)}")
+            if part == "bootstrap" and REGIMES[name].rows > 2_000:
+                continue
+            logs = options.logs if part == "intervals" else options.few
+            keys += [
+                {"table": "known_worlds", "part": part, "regime": name, "first": first}
+                for first in range(0, logs, options.batch)
+            ]
+    # A batch of every regime before the next: a run cut short has a little of each.
+    return sorted(keys, key=lambda key: (key["part"] != "intervals", key["first"]))
+
+
+class Runner:
+    """Compiled programs of each regime and part, made when first needed.
+
+    Args:
+      options: of the script.
+    """
+
+    def __init__(self, options: Options):
+        self.options = options
+        self._ones: dict[str, OneLog] = {}
+        self._programs: dict[tuple[str, str], Any] = {}
+
+    def regime(self, name: str) -> Regime:
+        """A regime, smaller in a smoke run."""
+        found = REGIMES[name]
+        return replace(found, rows=300) if self.options.smoke else found
+
+    def one(self, name: str) -> OneLog:
+        """The functions of a regime."""
+        if name not in self._ones:
+            self._ones[name] = OneLog(self.regime(name))
+        return self._ones[name]
+
+    def program(self, name: str, part: str) -> Any:
+        """Keys of logs -> arrays."""
+        if (name, part) not in self._programs:
+            self._programs[name, part] = self._compiled(self.one(name), part)
+        return self._programs[name, part]
+
+    def _compiled(self, one: OneLog, part: str) -> Any:
+        if part == "bootstrap":
+            return jax.jit(
+                lambda keys: jax.lax.map(lambda key: one.refitted_bootstrap(key, self.options.resamples), keys)
+            )
+        function = one.intervals if part == "intervals" else one.arrays
+        size = max(1, min(10, 20_000 // one.regime.rows))
+        return jax.jit(lambda keys: jax.lax.map(function, keys, batch_size=size))
+
+    def run(self, key: dict[str, Any]) -> dict[str, Any]:
+        """What a cell holds."""
+        name, part, first = key["regime"], key["part"], key["first"]
+        # The logs of a regime are the same for all parts.
+        numbers = np.arange(first, first + self.options.batch)
+        keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(1_000 + REGIMES[name].world), number))(numbers)
+        truth = self.one(name).truth
+        found = jax.tree.map(np.asarray, self.program(name, part)(keys))
+        if part == "bootstrap":
+            return {"truth": truth, **summary("bootstrap refitted", found[:, 0], found[:, 1], truth)}
+        if part == "obp":
+            seconds, lows, highs = [], [], []
+            for place, number in enumerate(numbers):
+                _, low, high, took = obp_intervals(tuple(part[place] for part in found), int(number))
+                seconds.append(took), lows.append(low), highs.append(high)
+            return {"truth": truth, "seconds": sum(seconds), **summary("obp", np.stack(lows), np.stack(highs), truth)}
+        value = found["value"]
+        default = VALUE_ESTIMATORS.index("dr")
+        off = value[:, default] - truth
+        return {
+            "truth": truth,
+            "bias": (value - truth).mean(axis=0),
+            "squares": np.square(value - truth).mean(axis=0),
+            **summary("jackknife", value - NORMAL * found["refitted"], value + NORMAL * found["refitted"], truth),
+            **summary("as is", value - NORMAL * found["as_is"], value + NORMAL * found["as_is"], truth),
+            **summary("bootstrap as is", found["low"], found["high"], truth),
+            "default_covers": (np.abs(off) <= NORMAL * found["refitted"][:, default]).astype(int),
+            "numbers": {name: rounded(values) for name, values in found["numbers"].items()},
+        }
+
+
+def summary(kind: str, low: np.ndarray, high: np.ndarray, truth: float) -> dict[str, Any]:
+    """Of one kind of intervals [logs, estimators]: how many hold the truth, and their mean width."""
+    return {kind: {"covered": ((low <= truth) & (truth <= high)).sum(axis=0), "width": (high - low).mean(axis=0)}}
+
+
+def rounded(values: np.ndarray) -> list[float]:
+    """Four significant digits."""
+    return [float(f"{value:.4g}") for value in values.astype(float)]
+
+
+def estimators_of(kind: str) -> tuple[str, ...]:
+    """Which estimators a kind of interval is of, in the order of its arrays."""
+    return {"bootstrap as is": POLICY_ESTIMATORS, "obp": OBP_ESTIMATORS}.get(kind, VALUE_ESTIMATORS)
+
+
+@dataclass(frozen=True)
+class Covered:
+    """Coverage of one kind of interval of one estimator in one regime."""
+
+    regime: str
+    kind: str
+    estimator: str
+    logs: int
+    coverage: float
+    width: float
+
+    @property
+    def error(self) -> float:
+        """Standard error of the coverage, after Agresti and Coull."""
+        near = (self.coverage * self.logs + 2) / (self.logs + 4)
+        return math.sqrt(near * (1 - near) / (self.logs + 4))
+
+
+def covered_of(groups: Sequence[dict[str, Any]]) -> list[Covered]:
+    """Coverage and width of every interval that cells hold."""
+    cells = [cell for group in groups for cell in group["cells"]]
+    batch = groups[0]["configuration"]["batch"]
+    found = []
+    for regime in dict.fromkeys(cell["key"]["regime"] for cell in cells):
+        for kind in KINDS:
+            held = [cell[kind] for cell in cells if cell["key"]["regime"] == regime and kind in cell]
+            if not held:
+                continue
+            logs = batch * len(held)
+            share = np.sum([one["covered"] for one in held], axis=0) / logs
+            width = np.mean([one["width"] for one in held], axis=0)
+            names = estimators_of(kind)
+            found += [
+                Covered(regime, kind, name, logs, float(share[place]), float(width[place]))
+                for place, name in enumerate(names)
+            ]
+    return found
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The verdict in one regime, and the default interval under it."""
+
+    regime: str
+    logs: int
+    coverage: float
+    width: float
+    verdicts: dict[str, float]
+    covered_where_ok: float | None
+    ok: int
+
+    @property
+    def warned(self) -> float:
+        """Share of logs with a verdict of caution or refuse."""
+        return 1.0 - self.verdicts["ok"]
+
+
+def judged_of(groups: Sequence[dict[str, Any]], thresholds: Thresholds = Thresholds()) -> list[Judged]:
+    """Verdicts made anew from the kept numbers, and what the default interval covers where they are ok."""
+    cells = [cell for group in groups for cell in group["cells"] if cell["key"]["part"] == "intervals"]
+    place = VALUE_ESTIMATORS.index("dr")
+    found = []
+    for regime in dict.fromkeys(cell["key"]["regime"] for cell in cells):
+        mine = [cell for cell in cells if cell["key"]["regime"] == regime]
+        covers = np.concatenate([cell["default_covers"] for cell in mine]).astype(bool)
+        names = mine[0]["numbers"]
+        numbers = {name: np.concatenate([cell["numbers"][name] for cell in mine]) for name in names}
+        levels = np.array(
+            [
+                judge_numbers({name: float(values[row]) for name, values in numbers.items()}, thresholds).level
+                for row in range(covers.size)
+            ]
+        )
+        ok = levels == "ok"
+        width = float(np.mean([cell["jackknife"]["width"][place] for cell in mine]))
+        shares = {level: float((levels == level).mean()) for level in LEVELS}
+        where_ok = float(covers[ok].mean()) if ok.any() else None
+        found.append(Judged(regime, covers.size, float(covers.mean()), width, shares, where_ok, int(ok.sum())))
+    return found
+
+
+def main(options: Options) -> None:
+    """Computes missing cells, prints what all say, and writes table and figure."""
+    if options.smoke:
+        two = ",".join(options.regimes.split(",")[:2])
+        options = replace(options, regimes=two, logs=20, few=10, batch=10, resamples=10)
+    study = Study(
+        options.out / f"{options.name}.json",
+        options=options,
+        configuration={
+            "batch": options.batch,
+            "resamples": options.resamples,
+            "as_is_resamples": AS_IS_RESAMPLES,
+            "lam": LAM,
+            "smoke": options.smoke,
+            "regimes": {name: asdict(regime) for name, regime in REGIMES.items()},
+        },
+        digests={"known_worlds": None},
+        fresh=options.fresh,
+        join=options.join,
+    )
+    runner = Runner(options)
+    work = {"intervals": 1.0, "bootstrap": 12.0, "obp": 1.0}
+    keys = keys_of(options)
+    for key in study.missing(
+        keys,
+        budget_minutes=options.budget_minutes,
+        work=lambda key: work[key["part"]] * REGIMES[key["regime"]].rows,
+    ):
+        study.keep(key, runner.run(key))
+    study.save()
+    groups = current(study.path)
+    show(groups)
+    write(options, groups)
+
+
+def show(groups: Sequence[dict[str, Any]]) -> None:
+    """Prints coverage by estimator, and the verdicts."""
+    covered = covered_of(groups)
+    for regime in dict.fromkeys(one.regime for one in covered):
+        rows = []
+        for kind in KINDS:
+            by_name = {one.estimator: one for one in covered if one.regime == regime and one.kind == kind}
+            if by_name:
+                shown = [f"{100 * by_name[name].coverage:.1f}" if name in by_name else "" for name in VALUE_ESTIMATORS]
+                rows.append([kind, *shown])
+        print(f"\n{regime}: % of logs whose 95% interval holds the truth")
+        print(text_table(["interval", *VALUE_ESTIMATORS], rows))
+    print("\nthe default interval (dr, jackknife) and the verdict, % of logs")
+    rows = [
+        [
+            one.regime,
+            f"{100 * one.coverage:.1f}",
+            "" if one.covered_where_ok is None else f"{100 * one.covered_where_ok:.1f} ({one.ok})",
+            *(f"{100 * one.verdicts[level]:.1f}" for level in LEVELS),
+        ]
+        for one in judged_of(groups)
+    ]
+    print(text_table(["regime", "covers", "where ok (logs)", *LEVELS], rows))
+
+
+def write(options: Options, groups: Sequence[dict[str, Any]]) -> None:
+    """Writes <name>.csv and the figures."""
+    covered, judged = covered_of(groups), judged_of(groups)
+    columns = ("regime", "interval", "estimator", "logs", "coverage", "coverage_error", "width")
+    rows = [[one.regime, one.kind, one.estimator, one.logs, one.coverage, one.error, one.width] for one in covered]
+    write_csv(options.out / f"{options.name}.csv", columns, rows)
+    coverage_figure(covered, options.out / f"{options.name}.png")
+    if judged:
+        verdict_figure(judged, options.out / f"{options.name}_verdict.png")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
