@@ -7,6 +7,7 @@ answer. See the README for a tour.
 """
 
 from jrouter.balancing import balancing_weights
+from jrouter.diagnostics import Diagnosis, diagnose
 from jrouter.estimators import (
     augmented,
     counterfactual_scores,
@@ -21,6 +22,7 @@ from jrouter.estimators import (
     shrunken_weight,
     switch_weight,
 )
+from jrouter.explain import explain_diagnosis
 from jrouter.honest_value import cross_fitted_value, honest_best
 from jrouter.inference import simultaneous_interval, time_blocks, wald_interval
 from jrouter.interval import interpolate, lambda_grid
@@ -56,6 +58,7 @@ __all__ = [
     "CheckpointError",
     "CounterfactualScores",
     "DataError",
+    "Diagnosis",
     "LoggedData",
     "METHODS",
     "Method",
@@ -72,9 +75,11 @@ __all__ = [
     "cost_weighted_surrogate",
     "counterfactual_scores",
     "cross_fitted_value",
+    "diagnose",
     "direct",
     "doubly_robust",
     "evaluate",
+    "explain_diagnosis",
     "fit_nuisances",
     "fit_stream",
     "fixed_policy_value",

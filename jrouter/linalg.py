@@ -61,3 +61,30 @@ def spd_inverse(a: Array) -> Array:
     with jax.default_matmul_precision("highest"):
         factor = _factor(a)
         return factor.T @ factor
+
+
+def orthonormal(columns: Array) -> Array:
+    """Columns that span the same space, each orthogonal to those before it and of length 1.
+
+    By the Cholesky factor of their products, twice: the second time undoes the first's rounding.
+
+    Args:
+      columns: [n, m], m at most n. A column that those before it explain, or that is zero, gives one of no
+        meaning, and length at most 1.
+
+    Returns:
+      [n, m].
+
+    Source: Yamamoto, Nakatsukasa, Yanagisawa & Fukaya (2015), CholeskyQR2.
+
+    >>> orthonormal(jnp.array([[2., 2.], [0., 3.]])).round(3)
+    Array([[1., 0.],
+           [0., 1.]], dtype=float32)
+    """
+    with jax.default_matmul_precision("highest"):
+        for _ in range(2):
+            length = jnp.sqrt(jnp.square(columns).sum(axis=0))
+            columns = columns / jnp.where(length > 0, length, 1.0)
+            products = columns.T @ columns
+            columns = columns @ _factor(products + 1e-6 * jnp.eye(products.shape[0])).T
+    return columns
