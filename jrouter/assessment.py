@@ -15,11 +15,11 @@ import numpy as np
 
 from jrouter.chunks import map_rows, rows_at_once
 from jrouter.diagnostics import diagnose
+from jrouter.estimators import scored_factor
 from jrouter.honest_value import fit_without_fold
 from jrouter.inference import simultaneous_interval, standard_error, wald_interval
 from jrouter.metrics import utility
 from jrouter.nuisances.crossfit import NuisanceConfig
-from jrouter.off_policy import scored_factor
 from jrouter.policy import Method
 from jrouter.policy_value import policy_terms
 from jrouter.sensitivity import GAMMAS, critical_gamma, sensitivity_bounds

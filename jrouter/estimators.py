@@ -284,6 +284,29 @@ def mrdr_row_weight(propensity: Array, target_probability: Array) -> Array:
     return weight**2 * (1.0 - propensity)
 
 
+def scored_factor(log: LoggedData, nuisances: Nuisances, *, scored_share: Array | None = None) -> Array:
+    """What a correction of the score is multiplied by: was it scored, over the probability that it would be.
+
+    Args:
+      log: n rows.
+      nuisances: for the same rows.
+      scored_share: as of `counterfactual_scores`.
+
+    Returns:
+      [n]; ones where every answer was scored.
+    """
+    if log.scored is None:
+        return jnp.ones_like(log.cost)
+    probability = nuisances.scored_probability
+    if probability is None:
+        if scored_share is None:
+            seen = log.scored.astype(log.cost.dtype)
+            scored_share = model_means(seen, log.model, log.weight, n_models=nuisances.score.shape[1])
+        probability = scored_share[log.model]
+    # No share (NaN, or 0) where all of a model's rows weigh nothing: then neither do these.
+    return jnp.where(log.scored, inverse_propensity_weight(probability), 0.0)
+
+
 WHOLE_LOG = ("snips", "sndr", "balancing")
 """Estimators whose weights look at all rows of a log at once."""
 ESTIMATORS = ("direct", "ips", "snips", "dr", "sndr", "switch", "dros", "balancing")
@@ -300,8 +323,12 @@ def counterfactual_scores(
     """Scores and costs of every model on every logged row, with the same weights for both.
 
     Rows whose answer was not scored keep the direct term for the score; the corrections of the others
-    are divided by the share of their model's answers that was scored. That is right where scoring
-    happens at random given the model.
+    are divided by the probability that they were scored:
+
+        P(scored | x, t), `nuisances.scored_probability`, right where scoring happens at random given both, or
+        the share of model t's answers that was scored, right where it happens at random given the model
+
+    The cost is always observed, and its corrections are not divided.
 
     Args:
       log: n rows.
@@ -310,7 +337,7 @@ def counterfactual_scores(
       strength: of the shrinkage for "dros", the threshold for "switch", the penalty for "balancing". For
         each, a larger one has less bias and more variance. Others ignore it.
       scored_share: [T], share of each model's answers that was scored, where these rows are a part of a
-        larger log; None for the share among these rows.
+        larger log; None for the share among these rows. Used where there is no `scored_probability`.
 
     Returns:
       `CounterfactualScores`, [n, T] each. The weights of "snips", "sndr" (the same, with the outcome
@@ -338,15 +365,8 @@ def counterfactual_scores(
     score, cost = nuisances.score, nuisances.cost
     if estimator in ("ips", "snips"):
         score, cost = jnp.zeros_like(score), jnp.zeros_like(cost)
-    score_weight = weight
-    if log.scored is not None:
-        if scored_share is None:
-            scored_share = model_means(log.scored.astype(weight.dtype), log.model, log.weight, n_models=n_models)
-        share = scored_share[log.model]
-        # No share (NaN, or 0) where all of a model's rows weigh nothing: then neither do these.
-        score_weight = jnp.where(log.scored & (share > 0), weight / jnp.where(share > 0, share, 1.0), 0.0)
     correct = jax.vmap(augmented)
     return CounterfactualScores(
-        score=correct(score, log.score, log.model, score_weight),
+        score=correct(score, log.score, log.model, weight * scored_factor(log, nuisances, scored_share=scored_share)),
         cost=correct(cost, log.cost, log.model, weight),
     )

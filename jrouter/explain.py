@@ -9,7 +9,19 @@ from jrouter.calibration import OutcomeCalibration, PropensityCalibration
 from jrouter.diagnostics import Diagnosis, Support, Weights
 from jrouter.misfit import Misfit, feature_names
 
-_OVERLAP = ("", "rows", "effective", "of rows", "largest w", "mean w", "(z)", "Pareto k", "no support", "SMD", "weighted")
+_OVERLAP = (
+    "",
+    "rows",
+    "effective",
+    "of rows",
+    "largest w",
+    "mean w",
+    "(z)",
+    "Pareto k",
+    "no support",
+    "SMD",
+    "weighted",
+)
 _FIT = ("", "slope", "(z)", "misfit p", "largest |z|", "of", "along")
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from jrouter.methods.rm_softmax import RmSoftmaxConfig, softmax_surrogate
 from jrouter.networks import RouterNetwork
 from jrouter.nuisances.crossfit import NuisanceConfig
 from jrouter.nuisances.sampled import SampledNuisances, fit_sampled, predict_sampled
-from jrouter.router import Router, build_method
+from jrouter.router import Router, build_method, refuse_selection
 from jrouter.splits import folds_alone
 from jrouter.stream_sweep import stream_sweep
 from jrouter.streaming import Roles, Sample, draw_sample, make_scorer, training_rows
@@ -165,7 +165,10 @@ def prepare(
     grid = None if lambdas is None else ascending(jnp.asarray(lambdas))
     roles = Roles(stream.rows, nuisance_rows=nuisance_rows, valid_rows=valid_rows, seed=seed)
     sample = draw_sample(stream.chunks(label="sample"), roles)
+    refuse_selection(nuisances, sample.log)
     log = jax.tree.map(jnp.asarray, sample.log)
+    if sample.all_scored:
+        log = replace(log, scored=None)
     grid = lambda_grid(log) if grid is None else grid
     split = folds_alone(sample.log, sample.fold, n_folds=roles.n_folds)
     key_nuisances, key_fit = jax.random.split(jax.random.key(seed))

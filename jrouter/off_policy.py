@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jrouter.chunks import map_and_sum_rows, rows_at_once
-from jrouter.estimators import inverse_propensity_weight, mrdr_row_weight
+from jrouter.estimators import mrdr_row_weight, scored_factor
 from jrouter.inference import standard_error
 from jrouter.jackknife import contributions, influence
 from jrouter.metrics import expected, utility
@@ -33,7 +33,7 @@ from jrouter.policy import Policy
 from jrouter.policy_value import POLICY_ESTIMATORS, Terms, estimates, policy_terms
 from jrouter.splits import Split
 from jrouter.types import Array, LoggedData, Nuisances
-from jrouter.weighted import model_means, weighted_mean
+from jrouter.weighted import weighted_mean
 
 VALUE_ESTIMATORS = (*POLICY_ESTIMATORS, "mrdr")
 
@@ -106,20 +106,6 @@ def value_of_choices(
     """
     of_rows = jax.vmap(jax.vmap(expected, in_axes=(0, None)))  # queries, then lambdas
     return value_of_rows(of_rows(probability, score).T, of_rows(probability, cost).T, lambdas, row_weight, group)
-
-
-def scored_factor(log: LoggedData, nuisances: Nuisances) -> Array:
-    """[n], whether the answer was scored over the probability that it would be; ones where all were.
-
-    By the share of the model's answers that was scored where nuisances hold no such probability.
-    """
-    if log.scored is None:
-        return jnp.ones_like(log.cost)
-    probability = nuisances.scored_probability
-    if probability is None:
-        share = model_means(log.scored.astype(jnp.float32), log.model, log.weight, n_models=len(log.models))
-        probability = share[log.model]
-    return jnp.where(log.scored, inverse_propensity_weight(probability), 0.0)
 
 
 def summed_terms(
@@ -273,7 +259,7 @@ def value_estimate(
             outcome = _mrdr_outcome(
                 key, log if refit else original, split, fitted, lam, policy, params, nuisances, strengths
             )
-            terms = summed_terms(log, outcome, policy, params, lam[None])
+            terms = summed_terms(log, outcome, policy, params, lam[None], mask=_pool(log, nuisances))
             return estimates(terms)[:, 0, POLICY_ESTIMATORS.index("dr")]
 
         return jax.lax.map(at, lambdas).T
@@ -283,13 +269,19 @@ def value_estimate(
             if name not in VALUE_ESTIMATORS:
                 raise ValueError(f"unknown estimator {name!r}: expected one of {', '.join(VALUE_ESTIMATORS)}")
         fitted = as_is or fit_nuisances(key, log, split, nuisances, strengths=strengths)
-        terms = summed_terms(log, fitted, policy, params, lambdas, threshold=threshold, strength=strength)
+        mask = _pool(log, nuisances)
+        terms = summed_terms(log, fitted, policy, params, lambdas, mask=mask, threshold=threshold, strength=strength)
         values = dict(zip(POLICY_ESTIMATORS, jnp.moveaxis(estimates(terms), -1, 0), strict=True))
         if "mrdr" in names:
             values["mrdr"] = mrdr(log, fitted)
         return jnp.stack([values[name] for name in names])
 
     return estimate
+
+
+def _pool(log: LoggedData, nuisances: NuisanceConfig) -> Array | None:
+    """[n, T], which models the policy may choose on each row; None for all."""
+    return log.allowed if nuisances.pool == "allowed" else None
 
 
 def _mrdr_outcome(
@@ -304,7 +296,11 @@ def _mrdr_outcome(
     strengths: Strengths,
 ) -> Nuisances:
     """Nuisances whose outcome model is fitted for this policy at this lambda."""
-    chosen = jax.vmap(lambda x, model: policy.probabilities(params, x, lam)[model])(log.x, log.model)
+
+    def of_row(x, model, mask):
+        return policy.probabilities(params, x, lam, mask)[model]
+
+    chosen = jax.vmap(of_row)(log.x, log.model, _pool(log, nuisances))
     weight = mrdr_row_weight(fitted.propensity, chosen)
     # Of mean 1, as the rows were: penalties are absolute.
     mean = weighted_mean(weight, log.weight)

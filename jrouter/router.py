@@ -18,6 +18,7 @@ from jrouter.io import checkpoint
 from jrouter.io.checkpoint import CheckpointError
 from jrouter.methods import METHODS
 from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
+from jrouter.nuisances.events import check_scoring
 from jrouter.policy import Method, Problem
 from jrouter.splits import split_log
 from jrouter.types import Array, LoggedData
@@ -52,6 +53,23 @@ def _replaced(config: Any, changes: dict[str, Any]) -> Any:
         old = getattr(config, key)
         values[key] = _replaced(old, value) if is_dataclass(old) and isinstance(value, dict) else _tupled(value)
     return replace(config, **values)
+
+
+def refuse_selection(nuisances: NuisanceConfig, log: LoggedData) -> None:
+    """Refuses what a router cannot be learned from: restricted pools, and scores recorded by their value.
+
+    Raises:
+      ValueError: saying which, and what to do.
+    """
+    if nuisances.pool != "any":
+        raise ValueError(
+            f"NuisanceConfig.pool is {nuisances.pool!r}, which says nothing of a model where a row was not allowed it; "
+            "a router may choose any, so fit it with 'any' ('allowed' is for the value of policies that are restricted "
+            "to each row's allowed models)"
+        )
+    reason = check_scoring(log)
+    if reason is not None:
+        raise ValueError(reason)
 
 
 @dataclass(frozen=True)
@@ -111,16 +129,18 @@ class Router:
           config: settings of the method other than its defaults.
           lambdas: cost preferences to serve, ascending; None takes those where this log's scores
             and costs trade.
-          nuisances: how propensities and outcomes are estimated.
+          nuisances: how propensities and outcomes are estimated; its `pool` must be "any".
           embedding: name of the encoder, kept with the router.
           seed: of splits, initialisation and shuffling.
 
         Raises:
-          ValueError: for a method that needs full feedback, or lambdas that do not ascend.
+          ValueError: for a method that needs full feedback, lambdas that do not ascend, a pool that is not "any",
+            or a log whose scores seem to be recorded depending on what they are.
         """
         learner = build_method(method, config)
         if learner.full_feedback:
             raise ValueError(f"method {method!r} needs every model's outcome on every query, which a log has not")
+        refuse_selection(nuisances, log)
         grid = ascending(lambda_grid(log) if lambdas is None else jnp.asarray(lambdas))
         split = split_log([log], seeds=[seed])[0]
         key_nuisances, key_fit = jax.random.split(jax.random.key(seed))

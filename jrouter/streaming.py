@@ -99,6 +99,7 @@ class Sample(NamedTuple):
       valid: held-out rows, and
       valid_fold: [b] int32 of them.
       scored_share: [T] float32, share of each model's answers that was scored, in all rows.
+      all_scored: whether all rows of any weight were.
       mean_weight: mean weight of training rows over all places of all chunks (filling and held-out rows
         weigh 0).
       rows: how many there were.
@@ -109,6 +110,7 @@ class Sample(NamedTuple):
     valid: LoggedData
     valid_fold: np.ndarray
     scored_share: np.ndarray
+    all_scored: bool
     mean_weight: float
     rows: int
 
@@ -154,7 +156,8 @@ def draw_sample(chunks: Iterable[LogChunk], roles: Roles) -> Sample:
             "expected some of each; ask for more rows, or use a finer group"
         )
     share = np.divide(scored, answers, out=np.zeros_like(answers), where=answers > 0)
-    return Sample(log, fold, valid, valid_fold, share.astype(np.float32), weight / places, rows)
+    all_scored = bool((scored == answers).all())
+    return Sample(log, fold, valid, valid_fold, share.astype(np.float32), all_scored, weight / places, rows)
 
 
 def _taken(chunk: LogChunk, fold: np.ndarray, index: np.ndarray) -> tuple[LoggedData, np.ndarray]:

@@ -32,9 +32,11 @@ class LoggedData:
       score: [n], quality of the answer (any bounded scale, usually 0 to 1); 0 where not scored.
       cost: [n], cost of the answer in `cost_unit`, at least 0.
       propensity: [n], probability with which the logging policy chose `model`, or None.
-      row_weight: [n], how often a row counts (bootstrap counts, inverse keep probability), or None.
+      row_weight: [n], how often a row counts (bootstrap counts, inverse keep probability), or None. It
+        multiplies all that the row adds to anything: fits, means, standard errors, losses.
       allowed: [n, T] bool, which models the logging policy could have chosen, or None for all.
-      scored: [n] bool, whether `score` was observed, or None for all.
+      scored: [n] bool, whether `score` was observed, or None for all. It may depend on the query and the
+        model, not on the score.
       group: [n] int32, rows that must stay on one side of a split (same query, user), or None.
       time: [n], seconds since the first row of the log, or None.
       models: names of the T models (static).
@@ -108,14 +110,16 @@ class Nuisances:
 
     Attributes:
       propensity: [n], probability of the logged model: the log's own where it has one (never
-        clipped), else the estimate after its floor or clipping.
+        clipped; times the estimated probability that the model was allowed, where policies may choose
+        any model and the log says which were allowed), else the estimate after its floor or clipping.
       score: [n, T], outcome model of score.
       cost: [n, T], outcome model of cost.
       fold: [n] int32, the fold whose complement the estimates of a row were fitted on.
       all_propensity: [n, T], estimated probability of every model, floored or clipped as `propensity`
-        is, 0 where a model was not allowed; None where the log's own propensities are used.
-      scored_probability: [n], probability that the answer of the logged model would be scored, given query and
-        model; None where every answer was.
+        is; 0 where a model was not allowed if policies are restricted to what was (`NuisanceConfig.pool`);
+        None where the log's own propensities are used.
+      scored_probability: [n], estimated probability that the logged model's answer is scored, above 0;
+        None where all were, or where the share of each model's answers is to be used.
     """
 
     propensity: Array

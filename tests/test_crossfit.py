@@ -16,9 +16,8 @@ from jrouter.nuisances.crossfit import (
     NuisanceConfig,
     fit_nuisances,
     fit_outcome,
-    fold_weights,
-    held_out,
 )
+from jrouter.nuisances.folds import fold_weights, held_out
 from jrouter.splits import split_log, stack
 from jrouter.sweep import over_seeds
 from jrouter.train import TrainConfig

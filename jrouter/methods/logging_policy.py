@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import jax
 
 from jrouter.features import scale
-from jrouter.nuisances.crossfit import PROPENSITY_MODELS, fit_propensity
+from jrouter.nuisances.crossfit import PROPENSITY_MODELS
+from jrouter.nuisances.crossfit_propensity import fit_propensity
 from jrouter.policy import Method, Policy
 
 
@@ -17,7 +18,13 @@ class LoggingPolicyConfig:
 
 
 def logging_policy(config: LoggingPolicyConfig = LoggingPolicyConfig()) -> Method:
-    """Draws from the estimated propensities, the same at every lambda."""
+    """Draws from the estimated propensities, the same at every lambda.
+
+    Where the log says which models each row was allowed, it draws from p(t | x), the average over these sets: what
+    the log did with such a query, and what its observed outcomes are the value of. Asked with a pool of models, it
+    keeps the ratios of these probabilities; p(t | x, allowed) would not be what wrote the log where it is asked
+    without one, and would often choose what was seldom allowed.
+    """
     family = PROPENSITY_MODELS[config.propensity]()
 
     def fit(key, problem):

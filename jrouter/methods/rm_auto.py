@@ -2,7 +2,8 @@
 
 Candidates, from simple to complex:
 
-    logging_policy        keep what wrote the log (its observed outcomes are its value)
+    logging_policy        keep what wrote the log (its observed outcomes are its value), on average over the
+                          models that rows like this were allowed
     best_single           one model per lambda
     pooled, stacked       plug-in rules: predict score and cost, take the best utility
     rm_residual           regret training from the stacked plug-in rule
@@ -44,10 +45,10 @@ from jrouter.nuisances.crossfit import (
     OUTCOME_MODELS,
     PROPENSITY_MODELS,
     fit_outcome,
-    fit_propensity,
-    fold_weights,
     held_out_outcome,
 )
+from jrouter.nuisances.crossfit_propensity import fit_propensity
+from jrouter.nuisances.folds import fold_weights
 from jrouter.policy import Method, Policy, Problem
 from jrouter.types import Array, LoggedData, Nuisances
 from jrouter.weighted import weighted_mean
@@ -132,7 +133,8 @@ def fit_candidates(key: Array, problem: Problem, config: RmAutoConfig) -> Candid
         params["rm_residual"], predicted["rm_residual"] = fit_residual(
             key_residual, problem, stack, residual, strength=logging.strength
         )
-    return Candidates(params, predicted, Nuisances(problem.nuisances.propensity, *held_out_outcome(stack), split.fold))
+    score, cost = held_out_outcome(stack)
+    return Candidates(params, predicted, replace(problem.nuisances, score=score, cost=cost))
 
 
 def value_candidates(

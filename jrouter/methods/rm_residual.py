@@ -23,7 +23,7 @@ Source: arXiv 2505.16037, RM-Softmax and its bound; the start, the conditioning 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -39,14 +39,14 @@ from jrouter.networks import OutcomeNetwork, head_width, run
 from jrouter.nuisances.crossfit import (
     OUTCOME_MODELS,
     PROPENSITY_MODELS,
-    CrossFit,
     NuisanceConfig,
     cross_fitted_propensity,
+    cross_fitted_scoring,
     fit_outcome,
-    fit_propensity,
-    held_out,
     held_out_outcome,
 )
+from jrouter.nuisances.crossfit_propensity import fit_propensity
+from jrouter.nuisances.folds import CrossFit, held_out
 from jrouter.policy import Method, Policy, Problem
 from jrouter.splits import without_fold
 from jrouter.train import Rows, TrainConfig, make_train, train_keys
@@ -98,7 +98,8 @@ def mean_margin(nuisances: Nuisances, lam: Array, row_weight: Array) -> Array:
     """Mean over queries of what the best model's predicted utility is above the second's, at one lambda."""
     values = utility(nuisances.score, nuisances.cost, lam)
     best = jax.lax.top_k(values, 2)[0]
-    return jnp.maximum(weighted_mean(best[:, 0] - best[:, 1], row_weight), 1e-6 * weighted_mean(values.std(axis=1)))
+    margin, spread = (weighted_mean(of_rows, row_weight) for of_rows in (best[:, 0] - best[:, 1], values.std(axis=1)))
+    return jnp.maximum(margin, 1e-6 * spread)
 
 
 class TrainingSet(NamedTuple):
@@ -126,9 +127,12 @@ def training_set(
     key_outcome, key_propensity = jax.random.split(key)
     log, split = without_fold(problem.log, problem.split, number)
     fit = fit_outcome(key_outcome, OUTCOME_MODELS[config.outcome](), log, split, strength=plug_in.strength)
-    family = NuisanceConfig(propensity=config.propensity)
+    # A router may choose any model, whatever a row was allowed; how scoring is taken is as in the problem.
+    scoring = "given_model" if problem.nuisances.scored_probability is None else "given_query"
+    family = NuisanceConfig(propensity=config.propensity, scoring=scoring)
     propensity, _ = cross_fitted_propensity(key_propensity, log, split, family, strength=strength)
-    nuisances = Nuisances(propensity, *held_out_outcome(fit), split.fold)
+    scored = cross_fitted_scoring(log, split, family)
+    nuisances = Nuisances(propensity, *held_out_outcome(fit), split.fold, scored_probability=scored)
     return TrainingSet(
         start=fit.predicted if config.plug_in else jnp.zeros_like(fit.predicted),
         scores=config.scores(log, nuisances),
@@ -146,7 +150,7 @@ def fit_residual(
 
     Args:
       key: of nuisances, initialisation and shuffling.
-      problem: log and split; of its nuisances the propensity.
+      problem: log and split; of its nuisances the propensity and the probability of being scored.
       plug_in: fit of the plug-in rule's family on the same log and split.
       config: of training.
       strength: of the propensity model's regularisation.
@@ -201,7 +205,8 @@ def fit_residual(
     added = held_out(jax.vmap(lambda one, x: run(network, one, x), in_axes=(0, None)), kept, x, split)
     start = plug_in.predicted if config.plug_in else jnp.zeros_like(plug_in.predicted)
     corrected = start[:, None] + sets.step[split.fold][:, None] * added
-    nuisances = Nuisances(problem.nuisances.propensity, *held_out_outcome(plug_in), split.fold)
+    score, cost = held_out_outcome(plug_in)
+    nuisances = replace(problem.nuisances, score=score, cost=cost)
     scores = config.scores(log, nuisances)
     values = jax.vmap(decision_values, in_axes=(1, None, None))(corrected, scores, lambdas)
     gains = values - values[0]

@@ -6,19 +6,20 @@ folds' held-out error. That choice uses all rows; it is one number, and the fits
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jrouter.chunks import map_rows
 from jrouter.features import fit_scaling, scale
-from jrouter.metrics import masked
-from jrouter.nuisances import kernel, neighbours, outcome, propensity, ridge
+from jrouter.nuisances import events, kernel, neighbours, outcome, propensity, ridge
+from jrouter.nuisances.crossfit_propensity import POOLS, clip_by_fold, fit_propensity, held_out_propensities
+from jrouter.nuisances.folds import CrossFit, at, fold_weights, held_out
 from jrouter.nuisances.outcome import OutcomeModel, outcomes_of
-from jrouter.nuisances.propensity import Choices, Clipping, PropensityModel
+from jrouter.nuisances.propensity import Clipping
 from jrouter.nuisances.stacking import Stack, stacking_weights
-from jrouter.splits import Split, rows_by_label
+from jrouter.splits import Split
 from jrouter.types import Array, LoggedData, Nuisances
 from jrouter.weighted import weighted_mean
 
@@ -39,6 +40,7 @@ OUTCOME_MODELS = {
     "stacked": stacked,
 }
 PROPENSITY_MODELS = {"logistic": propensity.logistic, "mlp": propensity.mlp}
+SCORING = ("given_query", "given_model", "given_score")
 
 
 @dataclass(frozen=True)
@@ -48,40 +50,37 @@ class NuisanceConfig:
     Attributes:
       outcome: one of `OUTCOME_MODELS`.
       propensity: one of `PROPENSITY_MODELS`; used where the log has no propensities.
-      clipping: of estimated propensities.
+      clipping: of estimated propensities. Its floor is that of the probabilities of `events` too.
+      pool: which models the policies that are to be valued or learned may choose, where the log says which ones
+        each row was allowed: "any" of them, or only those that the row was "allowed". See `crossfit_propensity`.
+      scoring: what decides, beside chance, whether an answer is scored: "given_query", query and model, by an
+        estimate of P(scored | x, t); "given_model", the model alone, by the share of its answers that was scored.
+        "given_score" is refused.
+
+    Raises:
+      ValueError: for an unknown name, or for scores that are recorded depending on what they are.
     """
 
     outcome: str = "pooled"
     propensity: str = "logistic"
     clipping: Clipping = field(default_factory=Clipping)
+    pool: str = "any"
+    scoring: str = "given_query"
 
     def __post_init__(self):
         for name, family in (("outcome", OUTCOME_MODELS), ("propensity", PROPENSITY_MODELS)):
             if getattr(self, name) not in family:
                 raise ValueError(f"unknown {name} model {getattr(self, name)!r}: expected one of {', '.join(family)}")
-
-
-class CrossFit(NamedTuple):
-    """A family fitted on each fold's complement and on all rows.
-
-    Attributes:
-      params: leading axis K + 1, the last fitted on all rows.
-      units: of outcomes, leading axis K + 1; None for propensities.
-      scaling: of embeddings, from all rows (no outcome enters).
-      strength: chosen strength, for score and for cost where the family is an outcome model; of a stack,
-        {"parts": strengths of each family, "weight": [2, M]}.
-      error: [P, ...] held-out error of each candidate (zeros where there was no choice).
-      predicted: [n, 2, T], cross-fitted score and cost of each row; None for propensities.
-      parts: fits of the families of a stack, by name; None for a single family.
-    """
-
-    params: Any
-    units: Any
-    scaling: dict[str, Array]
-    strength: Any
-    error: Array
-    predicted: Any = None
-    parts: Any = None
+        for name, known in (("pool", POOLS), ("scoring", SCORING)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}: expected one of {', '.join(known)}")
+        if self.scoring == "given_score":
+            raise ValueError(
+                "scoring 'given_score': where the score itself decides whether it is recorded, the log holds no trace "
+                "of the scores that are missing, and no weights repair it. Score rows drawn at random, by query and "
+                "model at most (say, by a judge on a random sample), and leave the others without a score; then use "
+                "'given_query'"
+            )
 
 
 def require_smooth(config: NuisanceConfig) -> None:
@@ -94,43 +93,6 @@ def require_smooth(config: NuisanceConfig) -> None:
             f"neighbour of others; use NuisanceConfig(outcome=...) with one of {smooth}, or an error with the "
             "nuisances as they are"
         )
-
-
-def fold_weights(log: LoggedData, split: Split) -> Array:
-    """[K + 1, n], row weights of each fold's complement, then of all rows."""
-    if split.n_folds == 1:
-        return log.weight[None]
-    held_out = split.fold == jnp.arange(split.n_folds + 1)[:, None]
-    return jnp.where(held_out, 0.0, log.weight)
-
-
-def held_out(predict, params: Any, x: Array, split: Split, *, only_first: bool = False) -> Array:
-    """Predictions [n, ...] of each row of x by the fit of its own fold's complement.
-
-    Args:
-      predict: (params, x [d]) -> [...].
-      params: leading axis K + 1.
-      x: [n, d].
-      split: folds.
-      only_first: predict the rows of the first fold alone; those of others are 0.
-    """
-    if split.n_folds == 1:
-        return map_rows(lambda one: predict(_at(params, 0), one), x)
-    rows, present = rows_by_label(split.fold, n_labels=split.n_folds, size=split.fold_size)
-
-    def of_fold(operands):
-        number, rows = operands
-        return map_rows(lambda one: predict(_at(params, number), one), x[rows])
-
-    if only_first:
-        rows, present = rows[:1], present[:1]
-    predicted = jax.lax.map(of_fold, (jnp.arange(rows.shape[0]), rows))
-    places = jnp.where(present, rows, x.shape[0])
-    return jnp.zeros((x.shape[0], *predicted.shape[2:])).at[places].set(predicted, mode="drop")
-
-
-def _at(tree: Any, index) -> Any:
-    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def outcome_predictor(family: OutcomeModel | Stack):
@@ -174,7 +136,7 @@ def fit_outcome(
         solution = solve(statistics, strength)
         fit = assemble(statistics, solution), units
         predicted = held_out(outcome_predictor(family), fit, x, split, only_first=family.shared_work)
-        residual = (_at_logged(predicted, log) - observed) / _at(units, -1).deviation[:, log.model].T
+        residual = (_at_logged(predicted, log) - observed) / at(units, -1).deviation[:, log.model].T
         return solution, weighted_mean(residual**2, row_weight)
 
     error = jnp.zeros((1, 2))
@@ -186,7 +148,7 @@ def fit_outcome(
             attempt, family.strengths, batch_size=len(family.strengths) if family.shared_work else 1
         )
         best = jnp.argmin(error, axis=0)
-        solution = jax.vmap(family.choose)(_at(solutions, best[0]), _at(solutions, best[1]))
+        solution = jax.vmap(family.choose)(at(solutions, best[0]), at(solutions, best[1]))
         strength = family.strengths[best]
     else:
         strength = jnp.stack([family.strengths[len(family.strengths) // 2]] * 2)
@@ -211,7 +173,7 @@ def _fit_stack(key: Array, stack: Stack, log: LoggedData, split: Split, strength
     # All families have the same units: those of the rows, around each model's mean.
     units, scaling = next((fit.units, fit.scaling) for fit in fits.values())
     if strength is None:
-        mean, deviation = (part[:, log.model].T for part in _at(units, -1))
+        mean, deviation = (part[:, log.model].T for part in at(units, -1))
         predicted = jnp.stack([(_at_logged(fit.predicted, log) - mean) / deviation for fit in fits.values()])
         observed = (jnp.stack([log.score, log.cost], axis=1) - mean) / deviation
         row_weight = jnp.stack([log.score_weight, log.weight], axis=1)
@@ -234,53 +196,6 @@ def held_out_outcome(fit: CrossFit) -> tuple[Array, Array]:
     return fit.predicted[:, 0], fit.predicted[:, 1]
 
 
-def fit_propensity(
-    key: Array, family: PropensityModel, log: LoggedData, split: Split, *, strength: Any = None
-) -> CrossFit:
-    """Fits a propensity model on each fold's complement and on all rows.
-
-    Args:
-      key: for families that need one.
-      family: e.g. `propensity.logistic()`.
-      log: n rows.
-      split: folds.
-      strength: `CrossFit.strength` of another fit of this family, to be used instead of choosing.
-    """
-    if strength is not None:
-        family = family._replace(strengths=jnp.asarray(strength)[None])
-    scaling = fit_scaling(log.x, log.weight)
-    allowed = jnp.ones((log.model.shape[0], len(log.models)), bool) if log.allowed is None else log.allowed
-    choices = Choices(scale(scaling, log.x), log.model, allowed)
-    weights = fold_weights(log, split)
-    keys = jax.random.split(key, weights.shape[0])
-    fit = jax.vmap(lambda key, weight, strength: family.fit(key, choices, weight, strength), in_axes=(0, 0, None))
-    candidates = jax.vmap(fit, in_axes=(None, None, 0))(keys, weights, family.strengths)
-
-    def held_out_loss(params):
-        chosen = held_out_propensity(family, CrossFit(params, None, scaling, weights, weights), log, split)
-        # Where in the log: a probability may underflow to 0 in float32.
-        return weighted_mean(-jnp.log(jnp.maximum(chosen, 1e-30)), log.weight)
-
-    if len(family.strengths) > 1 and split.n_folds > 1:
-        error = jax.lax.map(held_out_loss, candidates)
-        best = jnp.argmin(error)
-    else:
-        error, best = jnp.zeros(1), len(family.strengths) // 2
-    return CrossFit(_at(candidates, best), None, scaling, family.strengths[best], error)
-
-
-def held_out_propensity(family: PropensityModel, fit: CrossFit, log: LoggedData, split: Split) -> Array:
-    """[n], cross-fitted probability of the logged model, before any clipping."""
-    return jnp.take_along_axis(held_out_propensities(family, fit, log, split), log.model[:, None], axis=1)[:, 0]
-
-
-def held_out_propensities(family: PropensityModel, fit: CrossFit, log: LoggedData, split: Split) -> Array:
-    """[n, T], cross-fitted probability of every model, before any clipping."""
-    x = scale(fit.scaling, log.x)
-    log_odds = held_out(family.log_odds, fit.params, x, split)
-    return jax.nn.softmax(log_odds if log.allowed is None else masked(log_odds, log.allowed))
-
-
 class Strengths(NamedTuple):
     """As `CrossFit.strength`: of the outcome model, and of propensities (None where the log has them)."""
 
@@ -295,7 +210,8 @@ def choose_strengths(key: Array, log: LoggedData, split: Split, config: Nuisance
     if log.propensity is not None:
         return Strengths(outcome)
     return Strengths(
-        outcome, fit_propensity(key_propensity, PROPENSITY_MODELS[config.propensity](), log, split).strength
+        outcome,
+        fit_propensity(key_propensity, PROPENSITY_MODELS[config.propensity](), log, split, pool=config.pool).strength,
     )
 
 
@@ -309,13 +225,13 @@ def fit_nuisances(
 ) -> Nuisances:
     """Cross-fitted propensity and outcomes of every row of a log.
 
-    A pure function: vmap or map it over logs. Logged propensities are used as they are.
+    A pure function: vmap or map it over logs.
 
     Args:
       key: for the families that need one.
       log: n rows.
       split: folds; with n_folds=1 cross-fitting is off and every row sees itself.
-      config: which families, and the clipping of estimated propensities.
+      config: which families, the clipping of estimated propensities, and how rows were selected.
       strengths: of regularisation, to be used instead of choosing.
 
     Returns:
@@ -328,7 +244,7 @@ def fit_nuisances(
     given = strengths or Strengths(None)
     score, cost = held_out_outcome(fit_outcome(key_outcome, family, log, split, strength=given.outcome))
     chosen, every = cross_fitted_propensity(key_propensity, log, split, config, strength=given.propensity)
-    return Nuisances(chosen, score, cost, split.fold, every)
+    return Nuisances(chosen, score, cost, split.fold, every, cross_fitted_scoring(log, split, config))
 
 
 def cross_fitted_propensity(
@@ -336,31 +252,51 @@ def cross_fitted_propensity(
 ) -> tuple[Array, Array | None]:
     """Probability of the logged model [n] and of every model [n, T], after the floor or clipping.
 
-    The log's own, unclipped and for the logged model alone, where it has them.
+    Where the log has its own, p_i = p(t_i | x_i, A_i), they are used unclipped, for the logged model alone. Where it
+    also says which models A_i were allowed, and any may be chosen (`config.pool`), the propensity is
+
+        p_i * P(t_i in A | x_i)
+
+    the second factor cross-fitted. Corrections by its inverse are right on average over choices and sets,
+
+        E[1[t_i = t] f(Y_t) / (p(t | x, A) P(t in A | x)) | x]
+          = E[1[t in A] E[f(Y_t) | x, A] | x] / P(t in A | x) = E[f(Y_t) | x],
+
+    where A does not depend on outcomes given x. It is not p(t | x): two rows of one query may differ in it. Both
+    are right; this one uses what the log knows.
 
     Args:
       key: for families that need one.
       log: n rows.
       split: folds.
-      config: family and clipping.
+      config: family, clipping and pool.
       strength: of regularisation, to be used instead of choosing.
     """
     if log.propensity is not None:
-        return log.propensity, None
+        if log.allowed is None or config.pool == "allowed":
+            return log.propensity, None
+        x = scale(fit_scaling(log.x, log.weight), log.x)
+        of_row = partial(events.allowed_probability, floor=config.clipping.floor)
+        return log.propensity * held_out(of_row, events.fit_allowed(log, x, split), (x, log.model), split), None
     family = PROPENSITY_MODELS[config.propensity]()
-    fit = fit_propensity(key, family, log, split, strength=strength)
-    every = _clip_by_fold(held_out_propensities(family, fit, log, split), log, split, config.clipping)
+    fit = fit_propensity(key, family, log, split, pool=config.pool, strength=strength)
+    every = held_out_propensities(family, fit, log, split, pool=config.pool)
+    every = clip_by_fold(every, log, split, config.clipping)
     chosen = jnp.take_along_axis(every, log.model[:, None], axis=1)[:, 0]
-    return chosen, every if log.allowed is None else jnp.where(log.allowed, every, 0.0)
+    restricted = config.pool == "allowed" and log.allowed is not None
+    return chosen, jnp.where(log.allowed, every, 0.0) if restricted else every
 
 
-def _clip_by_fold(every: Array, log: LoggedData, split: Split, clipping: Clipping) -> Array:
-    """Clips each row [T] by the percentiles of the other folds' logged models (of all rows without folds)."""
-    n_models = len(log.models)
-    chosen = jnp.take_along_axis(every, log.model[:, None], axis=1)[:, 0]
+def cross_fitted_scoring(log: LoggedData, split: Split, config: NuisanceConfig) -> Array | None:
+    """Probability [n] that the logged model's answer is scored, given query and model; None where shares serve.
 
-    def of_fold(weight):
-        return propensity.clip(every, clipping, n_models=n_models, training=chosen, training_weight=weight)
-
-    clipped = jax.vmap(of_fold)(fold_weights(log, split))
-    return clipped[split.fold, jnp.arange(log.model.shape[0])] if split.n_folds > 1 else clipped[0]
+    Args:
+      log: n rows.
+      split: folds.
+      config: `scoring`, and the floor, as a share of the model's scored share.
+    """
+    if log.scored is None or config.scoring != "given_query":
+        return None
+    x = scale(fit_scaling(log.x, log.weight), log.x)
+    of_row = partial(events.scored_probability, floor=config.clipping.floor)
+    return held_out(of_row, events.fit_scored(log, x, split), (x, log.model), split)

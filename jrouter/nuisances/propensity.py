@@ -40,7 +40,14 @@ def _cross_entropy(log_odds: Array, model: Array, allowed: Array) -> Array:
     return -jax.nn.log_softmax(masked(log_odds, allowed))[model]
 
 
-def logistic(penalties: tuple[float, ...] = LOGISTIC_PENALTIES, *, iterations: int = 50) -> PropensityModel:
+def logistic_log_odds(params: dict[str, Array], x: Array) -> Array:
+    """[T], log-odds of each class for one scaled query, up to a constant."""
+    return x @ params["kernel"] + params["bias"]
+
+
+def logistic(
+    penalties: tuple[float, ...] = LOGISTIC_PENALTIES, *, iterations: int = 50, intercepts: int = 0
+) -> PropensityModel:
     """Multinomial logistic regression, L2-penalised.
 
     mean_i w_i * -log softmax(W x_i + b)_{t_i} + penalty / 2 * |W|^2
@@ -52,14 +59,19 @@ def logistic(penalties: tuple[float, ...] = LOGISTIC_PENALTIES, *, iterations: i
     Args:
       penalties: candidates, chosen by cross-validated log loss. Unpenalised fits are overconfident.
       iterations: of gradient steps on all rows.
+      intercepts: how many of the last columns of x are indicators of which one of them is 1: intercepts of kinds
+        of rows, as good as unpenalised, in place of b.
     """
+    free = max(intercepts, 1)
 
     def fit(key, choices: Choices, weight: Array, strength: Array):
         del key
         n_models = choices.allowed.shape[1]
-        x = jnp.concatenate([choices.x, jnp.ones_like(choices.x[:, :1])], axis=1)  # the last column is b's
+        x = choices.x
+        if not intercepts:
+            x = jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)  # the last column is b's
         weight = weight / jnp.maximum(weight.sum(), 1e-30)
-        penalty = jnp.full(x.shape[1], strength).at[-1].set(1e-6)
+        penalty = jnp.full(x.shape[1], strength).at[-free:].set(1e-6)
         bound = 0.5 * (x * weight[:, None]).T @ x + jnp.diag(penalty)
         precondition = spd_inverse(bound + 1e-6 * jnp.eye(x.shape[1]))
         logged = jax.nn.one_hot(choices.model, n_models)
@@ -79,12 +91,9 @@ def logistic(penalties: tuple[float, ...] = LOGISTIC_PENALTIES, *, iterations: i
 
         start = jnp.zeros((x.shape[1], n_models))
         (w, _, _), _ = jax.lax.scan(step, (start, start, 0.0), None, length=iterations)
-        return {"kernel": w[:-1], "bias": w[-1]}
+        return {"kernel": w, "bias": jnp.zeros(n_models)} if intercepts else {"kernel": w[:-1], "bias": w[-1]}
 
-    def log_odds(params, x):
-        return x @ params["kernel"] + params["bias"]
-
-    return PropensityModel(fit, log_odds, jnp.array(penalties))
+    return PropensityModel(fit, logistic_log_odds, jnp.array(penalties))
 
 
 def mlp(hidden: tuple[int, ...] = (64,), config: TrainConfig = TrainConfig(min_batches=16), weight_decay: float = 0.3):

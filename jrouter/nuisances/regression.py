@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jrouter.features import fit_scaling, scale
 from jrouter.linalg import spd_inverse
 from jrouter.networks import HIDDEN, OutcomeNetwork, head_width, run
-from jrouter.nuisances.crossfit import fold_weights, held_out
+from jrouter.nuisances.folds import fold_weights, held_out
 from jrouter.nuisances.neighbours import NEIGHBOURS, mean_of_nearest, nearest_rows, nearness_offset
 from jrouter.splits import Split
 from jrouter.train import Hyper, Rows, TrainConfig, make_train, train_keys

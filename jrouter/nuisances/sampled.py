@@ -12,18 +12,17 @@ import jax
 import jax.numpy as jnp
 
 from jrouter.chunks import map_rows
-from jrouter.features import scale
-from jrouter.nuisances import propensity
+from jrouter.features import fit_scaling, scale
+from jrouter.nuisances import events, propensity
 from jrouter.nuisances.crossfit import (
     OUTCOME_MODELS,
     PROPENSITY_MODELS,
     NuisanceConfig,
     fit_outcome,
-    fit_propensity,
-    fold_weights,
-    held_out_propensity,
     outcome_predictor,
 )
+from jrouter.nuisances.crossfit_propensity import fit_propensity, held_out_propensity
+from jrouter.nuisances.folds import fold_weights
 from jrouter.splits import Split
 from jrouter.types import Array, LoggedData, Nuisances
 
@@ -42,11 +41,15 @@ class SampledNuisances(NamedTuple):
       outcome: params are pairs of a family's and of its units.
       propensity: None where the log has its own.
       limits: [K + 1, 2], between which each fold's propensities are clipped; None likewise.
+      allowed: of each model having been allowed, beside the log's own propensities; None where not needed.
+      scored: of the answer having been scored; None where shares serve.
     """
 
     outcome: Fitted
-    propensity: Fitted | None
-    limits: Array | None
+    propensity: Fitted | None = None
+    limits: Array | None = None
+    allowed: Fitted | None = None
+    scored: Fitted | None = None
 
 
 def fit_sampled(
@@ -56,7 +59,7 @@ def fit_sampled(
 
     Args:
       key: for the families that need one.
-      log: the sample.
+      log: the sample; without `scored` if every row of the whole log was.
       split: its folds, e.g. of `splits.folds_alone`.
       config: families and clipping. Percentiles are of the sample's rows in the other folds.
     """
@@ -64,11 +67,17 @@ def fit_sampled(
     key_outcome, key_propensity = jax.random.split(key)
     outcome = fit_outcome(key_outcome, OUTCOME_MODELS[config.outcome](), log, split)
     fitted = Fitted((outcome.params, outcome.units), outcome.scaling)
+    scaling = fit_scaling(log.x, log.weight)
+    scored = allowed = None
+    if log.scored is not None and config.scoring == "given_query":
+        scored = Fitted(events.fit_scored(log, scale(scaling, log.x), split), scaling)
     if log.propensity is not None:
-        return SampledNuisances(fitted, None, None)
+        if log.allowed is not None and config.pool == "any":
+            allowed = Fitted(events.fit_allowed(log, scale(scaling, log.x), split), scaling)
+        return SampledNuisances(fitted, allowed=allowed, scored=scored)
     family = PROPENSITY_MODELS[config.propensity]()
-    fit = fit_propensity(key_propensity, family, log, split)
-    chosen = held_out_propensity(family, fit, log, split)
+    fit = fit_propensity(key_propensity, family, log, split, pool=config.pool)
+    chosen = held_out_propensity(family, fit, log, split, pool=config.pool)
 
     def limits(weight):
         found = propensity.clip_limits(
@@ -76,7 +85,8 @@ def fit_sampled(
         )
         return jnp.stack([jnp.asarray(limit, jnp.float32) for limit in found])
 
-    return SampledNuisances(fitted, Fitted(fit.params, fit.scaling), jax.vmap(limits)(fold_weights(log, split)))
+    limits_of_folds = jax.vmap(limits)(fold_weights(log, split))
+    return SampledNuisances(fitted, Fitted(fit.params, fit.scaling), limits_of_folds, scored=scored)
 
 
 def predict_sampled(
@@ -86,7 +96,7 @@ def predict_sampled(
 
     Args:
       nuisances: from `fit_sampled` with the same `config`.
-      log: n rows. Logged propensities are used as they are.
+      log: n rows.
       fold: [n] int32, by the rule that gave the sample's.
       config: families.
 
@@ -96,6 +106,14 @@ def predict_sampled(
     params, scaling = nuisances.outcome
     predict = outcome_predictor(OUTCOME_MODELS[config.outcome]())
     outcomes = by_fold(lambda fit, x: predict(fit, scale(scaling, x)), params, log.x, fold)
+
+    def event(fitted, of_row):
+        def predict(fit, row):
+            x, model = row
+            return of_row(fit, (scale(fitted.scaling, x), model), floor=config.clipping.floor)
+
+        return by_fold(predict, fitted.params, (log.x, log.model), fold)
+
     chosen = log.propensity
     if chosen is None:
         assert nuisances.propensity is not None and nuisances.limits is not None, "fitted on logged propensities"
@@ -107,8 +125,12 @@ def predict_sampled(
             return propensity.probabilities(family, params, scale(scaling, x), allowed)[model]
 
         low, high = nuisances.limits[fold].T
-        chosen = jnp.clip(by_fold(of_logged, params, (log.x, log.model, log.allowed), fold), low, high)
-    return Nuisances(chosen, outcomes[:, 0], outcomes[:, 1], fold)
+        pool = log.allowed if config.pool == "allowed" else None
+        chosen = jnp.clip(by_fold(of_logged, params, (log.x, log.model, pool), fold), low, high)
+    elif nuisances.allowed is not None:
+        chosen = chosen * event(nuisances.allowed, events.allowed_probability)
+    scored = None if nuisances.scored is None else event(nuisances.scored, events.scored_probability)
+    return Nuisances(chosen, outcomes[:, 0], outcomes[:, 1], fold, scored_probability=scored)
 
 
 def by_fold(predict: Callable, params: Any, rows: Any, fold: Array, *, block: int = 1024) -> Array:

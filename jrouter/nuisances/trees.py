@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jrouter.nuisances.crossfit import fold_weights
+from jrouter.nuisances.folds import fold_weights
 from jrouter.nuisances.outcome import outcomes_of
 from jrouter.nuisances.propensity import Clipping, clip
 from jrouter.splits import Split
@@ -114,12 +114,13 @@ def xgboost_propensity(
     rounds: int = 50,
     depth: int = 3,
     learning_rate: float = 0.1,
+    pool: str = "any",
     seed: int = 0,
 ) -> Array:
     """Cross-fitted probability of every model, by boosted trees with softmax output; before any clipping.
 
-    Trees are fitted as if all models had been allowed; what was not is then 0, and the rest are made to
-    sum to 1, which keeps their ratios.
+    Trees are fitted as if all models had been allowed, which estimates p(t | x), the average over what was.
+    With pool "allowed", what was not is then 0, and the rest are made to sum to 1, which keeps their ratios.
 
     Args:
       log: n rows.
@@ -127,6 +128,7 @@ def xgboost_propensity(
       rounds: trees per model.
       depth: of each.
       learning_rate: shrinkage of each tree.
+      pool: as of `NuisanceConfig`.
       seed: of the subsamples.
 
     Returns:
@@ -150,7 +152,7 @@ def xgboost_propensity(
         rows = xgb.DMatrix(x[used], label=model[used], weight=counts[used])
         booster = xgb.train(settings, rows, num_boost_round=rounds)
         predicted[mine] = booster.predict(xgb.DMatrix(x[mine])).reshape(mine.size, n_models)
-    if log.allowed is not None:
+    if pool == "allowed" and log.allowed is not None:
         predicted = np.where(np.asarray(log.allowed), predicted, 0.0)
     return jnp.asarray(predicted / predicted.sum(axis=1, keepdims=True), jnp.float32)
 
@@ -163,16 +165,18 @@ def xgboost_nuisances(
     propensity: bool = True,
     fallback: Nuisances,
     clipping: Clipping = Clipping(),
+    pool: str = "any",
 ) -> Nuisances:
     """Nuisances of a log by boosted trees.
 
     Args:
-      log: n rows. Logged propensities are used as they are, whatever `propensity` says.
+      log: n rows. With logged propensities those of `fallback` are used, whatever `propensity` says.
       split: folds.
       outcome: whether trees give score and cost; else they are those of `fallback`.
       propensity: whether trees give the propensities; else they are those of `fallback`.
-      fallback: e.g. from `fit_nuisances`, of the same rows and folds.
+      fallback: e.g. from `fit_nuisances`, of the same rows and folds; of being scored, its probability is kept.
       clipping: of estimated propensities.
+      pool: as of `NuisanceConfig`, the same as of `fallback`.
 
     Raises:
       ImportError: without xgboost.
@@ -180,11 +184,12 @@ def xgboost_nuisances(
     score, cost = xgboost_outcome(log, split) if outcome else (fallback.score, fallback.cost)
     chosen, every = fallback.propensity, fallback.all_propensity
     if propensity and log.propensity is None:
-        every = xgboost_propensity(log, split)
+        every = xgboost_propensity(log, split, pool=pool)
         raw = jnp.take_along_axis(every, log.model[:, None], axis=1)[:, 0]
         for weight, mine in _of_folds(log, split):
             clipped = clip(every[mine], clipping, n_models=len(log.models), training=raw, training_weight=weight)
             every = every.at[mine].set(clipped)
         chosen = jnp.take_along_axis(every, log.model[:, None], axis=1)[:, 0]
-        every = every if log.allowed is None else jnp.where(log.allowed, every, 0.0)
-    return Nuisances(chosen, score, cost, split.fold, every)
+        if pool == "allowed" and log.allowed is not None:
+            every = jnp.where(log.allowed, every, 0.0)
+    return Nuisances(chosen, score, cost, split.fold, every, fallback.scored_probability)
