@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 
 from jrouter.estimators import augmented
+from jrouter.off_policy import scored_factor
 from jrouter.residual_tails import Tails, make_tails
 from jrouter.types import Array, CounterfactualScores, LoggedData, Nuisances
-from jrouter.weighted import model_means
 
 
 def inverse_odds(propensity: Array) -> Array:
@@ -74,7 +74,7 @@ def doubly_valid(worst: Array, observed: Array, tilted: Array, model: Array, odd
     Returns:
       [T], in the unit of y.
 
-    Source: Dorn, Guo & Kallus (2021), section 4.
+    Source: Dorn, Guo & Kallus (2021).
 
     >>> doubly_valid(jnp.array([.5, .2]), 1., 1., 0, 3.)
     Array([2.5, 0.2], dtype=float32)
@@ -88,33 +88,34 @@ def tilted_scores(
     model: Array,
     odds: Array,
     outcome: Array,
-    scored_weight: Array | None,
+    scored: Array,
     tilt: Array,
 ) -> Array:
-    """[n, T], scores of `doubly_valid` at one tilt, by the tails of `residual_tails.make_tails`."""
+    """Scores of `doubly_valid` of all rows at one tilt.
+
+    Args:
+      tails: tilt -> `Tails` of these rows, of `residual_tails.make_tails`.
+      observed: [n], y.
+      model: [n] int, index of the logged model.
+      odds: [n], of `doubly_valid`.
+      outcome: [n, T], predictions that the tails are about.
+      scored: [n], whether y was observed over the probability that it would be.
+      tilt: Gamma or 1 / Gamma.
+
+    Returns:
+      [n, T].
+    """
     found = tails(tilt)
     worst = outcome + found.shift
     own, least = (jnp.take_along_axis(values, model[:, None], axis=1)[:, 0] for values in (outcome, worst))
     tilted = tilted_outcome(observed, own + found.quantile, tilt=tilt)
-    if scored_weight is not None:
-        observed = own + weighted_error(scored_weight, observed - own)
-        tilted = least + weighted_error(scored_weight, tilted - least)
+    observed, tilted = corrected(own, observed, scored), corrected(least, tilted, scored)
     return jax.vmap(doubly_valid)(worst, observed, tilted, model, odds)
 
 
-def weighted_error(weight: Array, values: Array) -> Array:
-    """weight * values, and 0 where the weight is, whatever the value (of an answer that was not scored)."""
-    return jnp.where(weight > 0, weight * values, 0.0)
-
-
-def scored_weights(log: LoggedData, scored_share: Array | None = None) -> Array | None:
-    """[n], 1 / share of the logged model's answers that was scored, 0 where this one was not; None where all were."""
-    if log.scored is None:
-        return None
-    if scored_share is None:
-        scored_share = model_means(log.scored.astype(log.cost.dtype), log.model, log.weight, n_models=len(log.models))
-    share = scored_share[log.model]
-    return jnp.where(log.scored & (share > 0), 1.0 / jnp.where(share > 0, share, 1.0), 0.0)
+def corrected(predicted: Array, observed: Array, scored: Array) -> Array:
+    """predicted + scored * (observed - predicted), any shape: what was observed, or stands for it where it was not."""
+    return predicted + scored * (observed - predicted)
 
 
 BOUNDED = ("direct", "dr", "switch", "dros")
@@ -129,7 +130,6 @@ def pessimistic_scores(
     n_folds: int,
     estimator: str = "dr",
     strength: float | Array = 10.0,
-    scored_share: Array | None = None,
 ) -> CounterfactualScores:
     """Lower bound of the score and UPPER bound of the cost of every model on every row: what to train a router on.
 
@@ -144,7 +144,6 @@ def pessimistic_scores(
       estimator: one of `BOUNDED`, of the weights (1 - p) / p: as they are, 0, 0 above a threshold, or shrunken
         to at most sqrt(strength) / 2. Those other than "dr" trust the tails' fit where they are smaller.
       strength: of the shrinkage, or the threshold.
-      scored_share: as of `estimators.counterfactual_scores`.
 
     Returns:
       `CounterfactualScores`, [n, T] each.
@@ -152,7 +151,7 @@ def pessimistic_scores(
     Raises:
       ValueError: for an estimator without bounds.
 
-    Source: Kallus & Zhou (2021), learning on bounds; the bounds' of `sensitivity`.
+    Source: Kallus & Zhou (2021), learning on bounds.
     """
     if estimator not in BOUNDED:
         raise ValueError(f"estimator {estimator!r} has no bounds: expected one of {', '.join(BOUNDED)}")
@@ -164,12 +163,11 @@ def pessimistic_scores(
     elif estimator == "dros":
         odds = strength * odds / (odds**2 + strength)
 
-    def bound(observed, outcome, tilt, scored_weight):
-        seen = log.weight if scored_weight is None else log.weight * scored_weight
-        tails = make_tails(outcome, observed, log.model, nuisances.fold, seen, n_folds=n_folds)
-        return tilted_scores(tails, observed, log.model, odds, outcome, scored_weight, jnp.asarray(tilt))
+    def bound(observed, outcome, scored, tilt):
+        tails = make_tails(outcome, observed, log.model, nuisances.fold, log.weight * scored, n_folds=n_folds)
+        return tilted_scores(tails, observed, log.model, odds, outcome, scored, jnp.asarray(tilt))
 
     return CounterfactualScores(
-        score=bound(log.score, nuisances.score, 1.0 / gamma, scored_weights(log, scored_share)),
-        cost=bound(log.cost, nuisances.cost, gamma, None),
+        score=bound(log.score, nuisances.score, scored_factor(log, nuisances), 1.0 / gamma),
+        cost=bound(log.cost, nuisances.cost, jnp.ones_like(log.cost), gamma),
     )

@@ -8,7 +8,7 @@ At Gamma = 1 it is the kernel average with weights 1 / p. Weights are normalised
 what they must average to, so the interval is valid but wider than the sharp one of `sensitivity`, for which one
 query has too few rows. It says nothing of the noise of the rows: with few neighbours it is one more guess.
 
-Source: Kallus, Mao & Zhou (2019), Interval estimation of individual-level causal effects, section 3.
+Source: Kallus, Mao & Zhou (2019), Interval estimation of individual-level causal effects under unobserved confounding.
 """
 
 import jax
@@ -36,7 +36,7 @@ def ratio_bounds(outcome: Array, low: Array, high: Array, weight: Array) -> tupl
     Returns:
       Two scalars; -inf and inf where all weights are 0, as then nothing is known.
 
-    Source: Kallus, Mao & Zhou (2019), theorem 2.
+    Source: Kallus, Mao & Zhou (2019).
 
     >>> ratio_bounds(jnp.array([1., 0.]), jnp.array([1., 1.]), jnp.array([3., 3.]), jnp.ones(2))
     (Array(0.25, dtype=float32), Array(0.75, dtype=float32))

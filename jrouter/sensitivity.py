@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.stats import norm
 
-from jrouter.bounding_scores import inverse_odds, scored_weights, tilted_scores, weighted_error
+from jrouter.bounding_scores import corrected, inverse_odds, tilted_scores
 from jrouter.chunks import map_rows, rows_at_once
 from jrouter.inference import standard_error
 from jrouter.metrics import expected, utility
+from jrouter.off_policy import scored_factor
 from jrouter.policy import Policy
 from jrouter.residual_tails import BINS, make_tails
 from jrouter.types import Array, LoggedData, Nuisances
@@ -47,7 +48,7 @@ class Bounds(NamedTuple):
         return self.low - width * self.low_error, self.high + width * self.high_error
 
 
-class ValueBounds(NamedTuple):
+class SensitivityBounds(NamedTuple):
     """Bounds of a policy's value, and of its gain over the logging policy, whose value is the mean of what was seen."""
 
     value: Bounds
@@ -71,7 +72,7 @@ class CriticalGamma(NamedTuple):
     confident_beyond: Array
 
 
-def value_bounds(
+def sensitivity_bounds(
     probability: Array,
     observed: Array,
     model: Array,
@@ -83,9 +84,9 @@ def value_bounds(
     n_folds: int,
     row_weight: Array | None = None,
     group: Array | None = None,
-    scored_weight: Array | None = None,
+    scored: Array | None = None,
     n_bins: int = BINS,
-) -> ValueBounds:
+) -> SensitivityBounds:
     """Bounds of a fixed policy's value under hidden confounding up to each Gamma. Pure: jit it, vmap it.
 
     Of ONE outcome: for a utility, run it on score - lambda * cost, observed and predicted, at each lambda.
@@ -102,21 +103,20 @@ def value_bounds(
       n_folds: K.
       row_weight: [n], or None for ones.
       group: [n] int in 0..n-1, rows that are not independent.
-      scored_weight: [n], 1 / probability that the answer was scored, 0 where it was not; None for all scored.
+      scored: [n], whether y was observed over the probability that it would be (`off_policy.scored_factor`); None
+        for all observed.
       n_bins: as of `residual_tails.prediction_bins`.
 
     Returns:
-      `ValueBounds` of [G]. Errors are those of means of rows, nuisances as given: right to first order. At Gamma
+      `SensitivityBounds` of [G]. Errors are those of means of rows, nuisances as given: right to first order. At Gamma
       1 both bounds are the doubly robust value. Gain is paired row by row.
     """
     weight = jnp.ones(observed.shape) if row_weight is None else row_weight
-    seen = weight if scored_weight is None else weight * scored_weight
-    tails = make_tails(outcome, observed, model, fold, seen, n_folds=n_folds, n_bins=n_bins)
-    scores = partial(tilted_scores, tails, observed, model, inverse_odds(propensity), outcome, scored_weight)
-    logged = observed
-    if scored_weight is not None:
-        own = jnp.take_along_axis(outcome, model[:, None], axis=1)[:, 0]
-        logged = own + weighted_error(scored_weight, observed - own)
+    scored = jnp.ones(observed.shape) if scored is None else scored
+    tails = make_tails(outcome, observed, model, fold, weight * scored, n_folds=n_folds, n_bins=n_bins)
+    scores = partial(tilted_scores, tails, observed, model, inverse_odds(propensity), outcome, scored)
+    own = jnp.take_along_axis(outcome, model[:, None], axis=1)[:, 0]
+    logged = corrected(own, observed, scored)
 
     def at(gamma):
         low, high = scores(1.0 / gamma), scores(gamma)
@@ -129,7 +129,7 @@ def value_bounds(
 
     mean, error = jax.lax.map(at, jnp.asarray(gammas))
     value, gain = (Bounds(mean[:, i], error[:, i], mean[:, i + 1], error[:, i + 1]) for i in (0, 2))
-    return ValueBounds(value, gain)
+    return SensitivityBounds(value, gain)
 
 
 def fixed_policy_bounds(
@@ -141,9 +141,8 @@ def fixed_policy_bounds(
     gammas: Array,
     *,
     n_folds: int,
-    scored_share: Array | None = None,
-) -> ValueBounds:
-    """`value_bounds` of the utility of a policy that was made WITHOUT this log, lambda by lambda. Pure.
+) -> SensitivityBounds:
+    """`sensitivity_bounds` of the utility of a policy that was made WITHOUT this log, lambda by lambda. Pure.
 
     Args:
       log: n rows.
@@ -153,15 +152,14 @@ def fixed_policy_bounds(
       lambdas: [L].
       gammas: [G], each at least 1.
       n_folds: K.
-      scored_share: as of `estimators.counterfactual_scores`.
 
     Returns:
-      `ValueBounds` of [L, G].
+      `SensitivityBounds` of [L, G].
     """
 
     def at(lam):
         chunk = rows_at_once(len(log.models))
-        return value_bounds(
+        return sensitivity_bounds(
             map_rows(lambda x: policy.probabilities(params, x, lam), log.x, chunk=chunk),
             utility(log.score, log.cost, lam),
             log.model,
@@ -172,7 +170,7 @@ def fixed_policy_bounds(
             n_folds=n_folds,
             row_weight=log.row_weight,
             group=log.group,
-            scored_weight=scored_weights(log, scored_share),
+            scored=scored_factor(log, nuisances),
         )
 
     return jax.lax.map(at, lambdas)
@@ -207,7 +205,7 @@ def critical_gamma(gammas: Array, gain: Bounds, *, level: float = 0.95) -> Criti
 
     Args:
       gammas: [G], ascending from 1.
-      gain: [G] each, e.g. `ValueBounds.gain`.
+      gain: [G] each, e.g. `SensitivityBounds.gain`.
       level: of the interval whose lower end the second number is about.
 
     Returns:
