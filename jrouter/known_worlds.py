@@ -2,7 +2,8 @@
 
 Queries are uniform on a cube, so that linear means stay between 0 and 1 and a ridge regression is right; the
 logging policy is a softmax of linear log-odds, so that a logistic regression is right. A bend, the same function
-of the query in both, makes either or both wrong. What intervals and diagnostics are checked in.
+of the query in both, makes either or both wrong. A hidden coin, which no log holds, can drive both choice and
+score, so that no nuisances of the query are enough. What intervals, bounds and diagnostics are checked in.
 """
 
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ class KnownWorld:
       taste: [T, d], of the logging policy's log-odds.
       outcome_bend: [T], of the score, per standard deviation of the bend.
       choice_bend: [T], of the log-odds, likewise.
+      hidden_choice: [T], by how much the hidden coin, -1 or 1, moves the log-odds.
+      hidden_outcome: [T], from -1 to 1, by what share of the distance to the nearer of 0 and 1 the coin moves the
+        mean score. Over the coin it stays what `mean_outcomes` says.
     """
 
     level: Array
@@ -45,6 +49,8 @@ class KnownWorld:
     taste: Array
     outcome_bend: Array
     choice_bend: Array
+    hidden_choice: Array | float = 0.0
+    hidden_outcome: Array | float = 0.0
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -60,6 +66,8 @@ def make_known_world(
     spread: float | Array = 0.7,
     outcome_bend: float | Array = 0.0,
     choice_bend: float | Array = 0.0,
+    hidden_choice: float | Array = 0.0,
+    hidden_outcome: float | Array = 0.0,
 ) -> KnownWorld:
     """Draws a world.
 
@@ -71,6 +79,9 @@ def make_known_world(
       outcome_bend: how far a linear outcome model is wrong: standard deviation, over queries, of what it misses
         (at most 0.1, for means to stay between 0 and 1).
       choice_bend: how far logistic propensities are wrong, in log-odds.
+      hidden_choice: log-odds by which the hidden coin favours every other model, or the others.
+      hidden_outcome: from 0 to 1, how much better those models are that it favours: then the logging policy knows
+        something that the log does not hold, and every model looks better in it than it is.
     """
     key_ability, key_length, key_taste, key_sign = jax.random.split(key, 4)
     signs = jax.random.rademacher(key_ability, (n_models, dim)).astype(jnp.float32)
@@ -89,6 +100,8 @@ def make_known_world(
         taste=spread * taste,
         outcome_bend=outcome_bend * alternating,
         choice_bend=choice_bend * alternating,
+        hidden_choice=hidden_choice * alternating,
+        hidden_outcome=hidden_outcome * alternating,
     )
 
 
@@ -107,9 +120,32 @@ def mean_outcomes(world: KnownWorld, x: Array) -> tuple[Array, Array]:
     return jnp.clip(score, 0.02, 0.98), world.price * (1.0 + world.length @ x)
 
 
+def means_given_coin(world: KnownWorld, score: Array, coin: Array) -> Array:
+    """Mean scores [T] of one query where the hidden coin is -1 or 1, from those over the coin."""
+    return score + coin * world.hidden_outcome * jnp.minimum(score, 1.0 - score)
+
+
 def log_odds(world: KnownWorld, x: Array) -> Array:
     """Log-odds [T] of the logging policy for one query x [d], up to a constant."""
     return world.taste @ x + world.choice_bend * bend(x)
+
+
+def hidden_propensities(world: KnownWorld, x: Array) -> Array:
+    """[2, T], probabilities of the logging policy for one query x [d], where the hidden coin is -1, and 1."""
+    coin = jnp.array([-1.0, 1.0])[:, None]
+    return jax.nn.softmax(log_odds(world, x) + coin * world.hidden_choice)
+
+
+def hidden_gamma(world: KnownWorld, x: Array) -> Array:
+    """How strong the hidden confounding is at one query x [d]: the Gamma of Tan's marginal sensitivity model.
+
+    Largest factor, over models and sides of the coin, between the odds of a model given x and the coin and its
+    odds given x alone; 1 where the coin drives no choice.
+    """
+    given = hidden_propensities(world, x)
+    rest = 1.0 - given
+    odds, marginal = given / rest, given.mean(axis=0) / rest.mean(axis=0)
+    return jnp.exp(jnp.abs(jnp.log(odds / marginal)).max())
 
 
 def draw_known_queries(world: KnownWorld, key: Array, n: int) -> Array:
@@ -118,21 +154,23 @@ def draw_known_queries(world: KnownWorld, key: Array, n: int) -> Array:
 
 
 def draw_known_log(world: KnownWorld, key: Array, n: int) -> tuple[LoggedData, Array]:
-    """A log without propensities, and the true ones. Pure: vmap it over keys.
+    """A log without propensities, and the true ones given the query. Pure: vmap it over keys.
 
     Args:
       world: from `make_known_world`.
-      key: of queries, choices and outcomes.
+      key: of queries, choices, outcomes and the hidden coin.
       n: rows.
 
     Returns:
-      The log of n rows, 0/1 scores and log-normal costs around their means; and [n, T].
+      The log of n rows, 0/1 scores and log-normal costs around their means; and [n, T], averaged over the coin.
     """
     key_x, key_model, key_score, key_cost = jax.random.split(key, 4)
     x = draw_known_queries(world, key_x, n)
-    logits = jax.vmap(lambda x: log_odds(world, x))(x)
+    coin = jax.random.rademacher(jax.random.fold_in(key, 1), (n,)).astype(jnp.float32)
+    logits = jax.vmap(lambda x: log_odds(world, x))(x) + coin[:, None] * world.hidden_choice
     model = jax.random.categorical(key_model, logits).astype(jnp.int32)
     score, cost = jax.vmap(lambda x: mean_outcomes(world, x))(x)
+    score = jax.vmap(lambda score, coin: means_given_coin(world, score, coin))(score, coin)
     score, cost = (jnp.take_along_axis(mean, model[:, None], axis=1)[:, 0] for mean in (score, cost))
     factor = jnp.exp(COST_NOISE * jax.random.normal(key_cost, (n,)) - COST_NOISE**2 / 2)
     log = LoggedData(
@@ -142,7 +180,7 @@ def draw_known_log(world: KnownWorld, key: Array, n: int) -> tuple[LoggedData, A
         cost=cost * factor,
         models=world.models,
     )
-    return log, jax.nn.softmax(logits)
+    return log, jax.vmap(lambda x: hidden_propensities(world, x).mean(axis=0))(x)
 
 
 def linear_rule(world: KnownWorld) -> tuple[Policy, Any]:

@@ -78,7 +78,7 @@ def fit_stream(
 
     Raises:
       DataError: as `read_log`, for the row where it comes.
-      ValueError: as `Router.fit`, or for an estimator that needs all rows at once.
+      ValueError: as `Router.fit`, or for an estimator (or a gamma above 1) that needs all rows at once.
     """
     method = build_method(METHOD, config).config
     stream = open_log(
@@ -160,7 +160,9 @@ def prepare(
     seed: int = 0,
 ) -> StreamTask:
     """The first pass, the nuisances, the grid of lambdas and the validation rows; arguments as of `fit_stream`."""
-    # Before anything is read: refuses an estimator that cannot be streamed, and lambdas that are no grid.
+    # Before anything is read: refuses what cannot be streamed, and lambdas that are no grid.
+    if method.gamma != 1.0:
+        raise ValueError(f"gamma {method.gamma:g}: bounds need all rows of a log at once; stream with 1 (off)")
     make_scorer(estimator=method.estimator)
     grid = None if lambdas is None else ascending(jnp.asarray(lambdas))
     roles = Roles(stream.rows, nuisance_rows=nuisance_rows, valid_rows=valid_rows, seed=seed)

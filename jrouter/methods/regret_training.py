@@ -3,18 +3,21 @@
 No method of its own: what rm_softmax, rm_classification and rm_interval share.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
+from jrouter.bounding_scores import BOUNDED, pessimistic_scores
 from jrouter.features import fit_scaling, scale
 from jrouter.interval import nearest
 from jrouter.networks import HIDDEN, RouterNetwork, head_width, run
 from jrouter.policy import Policy, Problem
 from jrouter.sweep import over_settings
 from jrouter.train import Hyper, Rows, TrainConfig, make_train, train_keys
+from jrouter.tuning import as_number, tuned_scores
 from jrouter.types import Array, CounterfactualScores
 
 
@@ -33,6 +36,8 @@ class RouterConfig:
       min_batches: steps an epoch, at least.
       learning_rate: of AdamW, falling to 0 along a half cosine.
       weight_decay: of AdamW.
+      gamma: train on lower bounds of utility under hidden confounding up to this Gamma (see `sensitivity`), with
+        the weights of `estimator`, one of `bounding_scores.BOUNDED`; 1 is off.
     """
 
     estimator: str = "dros"
@@ -43,6 +48,15 @@ class RouterConfig:
     min_batches: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
+    gamma: float = 1.0
+
+    def __post_init__(self):
+        if not 1.0 <= self.gamma < math.inf:
+            raise ValueError(f"gamma: expected a finite number of at least 1 (no hidden confounding), got {self.gamma}")
+        if self.gamma > 1.0 and self.estimator not in BOUNDED:
+            raise ValueError(
+                f"estimator {self.estimator!r} has no bounds for gamma {self.gamma:g}: use one of {', '.join(BOUNDED)}"
+            )
 
     @property
     def train(self) -> TrainConfig:
@@ -53,6 +67,22 @@ class RouterConfig:
     def hyper(self) -> Hyper:
         """The traced part of training."""
         return Hyper(self.learning_rate, self.weight_decay)
+
+
+def router_scores(problem: Problem, config: RouterConfig) -> CounterfactualScores:
+    """What routers are trained on: counterfactual scores, or bounds of them where `config.gamma` is above 1."""
+    log, nuisances = problem.log, problem.nuisances
+    if config.gamma == 1.0:
+        return tuned_scores(log, nuisances, estimator=config.estimator, strength=config.strength)
+    strength = as_number(log, nuisances, estimator=config.estimator, strength=config.strength)
+    return pessimistic_scores(
+        log,
+        nuisances,
+        gamma=config.gamma,
+        n_folds=problem.split.n_folds,
+        estimator=config.estimator,
+        strength=strength,
+    )
 
 
 def router_rows(problem: Problem, scaling: dict, targets: Any) -> tuple[Rows, Rows]:

@@ -19,11 +19,10 @@ from dataclasses import dataclass
 import jax
 
 from jrouter.losses import classification_surrogate, cost_weighted_surrogate
-from jrouter.methods.regret_training import RouterConfig, as_targets, fit_routers, routers_policy
+from jrouter.methods.regret_training import RouterConfig, as_targets, fit_routers, router_scores, routers_policy
 from jrouter.metrics import utility
 from jrouter.nuisances import regression
 from jrouter.policy import Method
-from jrouter.tuning import tuned_scores
 
 LABELS = ("hard_dr", "hard_regressed", "cost_weighted")
 
@@ -35,6 +34,7 @@ class RmClassificationConfig(RouterConfig):
     labels: str = "cost_weighted"
 
     def __post_init__(self):
+        super().__post_init__()
         if self.labels not in LABELS:
             raise ValueError(f"unknown labels {self.labels!r}: expected one of {', '.join(LABELS)}")
 
@@ -51,7 +51,7 @@ def rm_classification(config: RmClassificationConfig = RmClassificationConfig())
 
     def fit(key, problem):
         key_labels, key_routers = jax.random.split(key)
-        scores = tuned_scores(problem.log, problem.nuisances, estimator=config.estimator, strength=config.strength)
+        scores = router_scores(problem, config)
         targets = as_targets(scores)
         if config.labels == "hard_regressed":
             family = regression.ridge()

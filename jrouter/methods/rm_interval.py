@@ -24,13 +24,12 @@ import jax.numpy as jnp
 from jrouter.features import fit_scaling, scale
 from jrouter.interval import interpolate, locate, regret_scale
 from jrouter.losses import softmax_regret
-from jrouter.methods.regret_training import RouterConfig, as_targets, router_rows
+from jrouter.methods.regret_training import RouterConfig, as_targets, router_rows, router_scores
 from jrouter.metrics import utility
 from jrouter.networks import RouterNetwork, UtilityNetwork, head_width, run
 from jrouter.policy import Method, Policy, Problem
 from jrouter.sweep import over_settings
 from jrouter.train import Hyper, make_train, train_keys
-from jrouter.tuning import tuned_scores
 from jrouter.types import Array
 
 HEADS = ("logits", "utility")
@@ -55,6 +54,7 @@ class RmIntervalConfig(RouterConfig):
     joint_learning_rate: float = 3e-4
 
     def __post_init__(self):
+        super().__post_init__()
         if self.head not in HEADS:
             raise ValueError(f"unknown head {self.head!r}: expected one of {', '.join(HEADS)}")
         if self.knots is not None and (len(self.knots) < 2 or sorted(set(self.knots)) != list(self.knots)):
@@ -94,7 +94,7 @@ def rm_interval(config: RmIntervalConfig = RmIntervalConfig()) -> Method:
 
     def fit(key: Array, problem: Problem) -> dict[str, Any]:
         key_knots, key_joint = jax.random.split(key)
-        scores = tuned_scores(problem.log, problem.nuisances, estimator=config.estimator, strength=config.strength)
+        scores = router_scores(problem, config)
         scaling = fit_scaling(problem.log.x, problem.log.weight)
         rows, valid = router_rows(problem, scaling, as_targets(scores))
         knots = knots_of(config, problem.lambdas)

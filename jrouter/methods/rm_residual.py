@@ -82,6 +82,14 @@ class RmResidualConfig(RouterConfig):
     temperature: float = 1.0
     support: float = 2.0
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.gamma != 1.0:
+            # It is left out where it does not beat a plug-in rule, which knows no bounds.
+            raise ValueError(
+                "gamma: rm_residual is not trained on bounds; use rm_softmax, rm_classification_* or rm_interval"
+            )
+
     def scores(self, log: LoggedData, nuisances: Nuisances) -> CounterfactualScores:
         """What networks are trained on and valued by."""
         rows = log.model.shape[0]

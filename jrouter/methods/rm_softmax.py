@@ -9,10 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from jrouter.losses import softmax_regret
-from jrouter.methods.regret_training import RouterConfig, as_targets, fit_routers, routers_policy
+from jrouter.methods.regret_training import RouterConfig, as_targets, fit_routers, router_scores, routers_policy
 from jrouter.metrics import utility
 from jrouter.policy import Method
-from jrouter.tuning import tuned_scores
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def rm_softmax(config: RmSoftmaxConfig = RmSoftmaxConfig()) -> Method:
     """A network per lambda, trained by softmax regret."""
 
     def fit(key, problem):
-        scores = tuned_scores(problem.log, problem.nuisances, estimator=config.estimator, strength=config.strength)
+        scores = router_scores(problem, config)
         return fit_routers(key, problem, as_targets(scores), softmax_surrogate(config), config, problem.lambdas)
 
     return Method(fit, routers_policy(config), config)
