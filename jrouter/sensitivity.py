@@ -22,9 +22,9 @@ from jax.scipy.stats import norm
 
 from jrouter.bounding_scores import corrected, inverse_odds, tilted_scores
 from jrouter.chunks import map_rows, rows_at_once
+from jrouter.estimators import scored_factor
 from jrouter.inference import standard_error
 from jrouter.metrics import expected, utility
-from jrouter.off_policy import scored_factor
 from jrouter.policy import Policy
 from jrouter.residual_tails import BINS, make_tails
 from jrouter.types import Array, LoggedData, Nuisances
