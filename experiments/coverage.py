@@ -8,9 +8,10 @@ Simulated logs of 4 models, d = 6, of a fixed policy whose value is known; ridge
 propensities with strengths chosen on each log, 5 folds. Regimes differ in rows, overlap, in which nuisance is
 wrong, and in whether propensities are in the log. Parts:
 
-- intervals: for each of eight estimators, its value -+ 1.96 standard errors that hold the nuisances' own error
-  (`jackknife`; for "dr" the package's default), the same with the nuisances as they are, and the usual percentile
-  bootstrap with the nuisances as they are (1,000 resamples; not for mrdr). With it the log's verdict.
+- default: the doubly robust value -+ 1.96 standard errors that hold the nuisances' own error (`jackknife`, the
+  package's default), and the log's verdict; beside it the usual percentile bootstrap of seven estimators with the
+  nuisances as they are (1,000 resamples).
+- estimators: the same of all eight estimators, and standard errors with the nuisances as they are; 200 logs.
 - bootstrap: a percentile bootstrap that fits the nuisances again on every resample; 200 logs x 200 resamples,
   regimes of 2,000 rows.
 - obp: values and bootstrap intervals of Open Bandit Pipeline from the same nuisances, 200 logs; needs the extra
@@ -21,6 +22,7 @@ to hold where a nuisance is right, intervals that keep nuisances as they are to 
 "both wrong" to be missed by all, with a verdict that says so. Writes <name>.json (kept cell by cell), .csv, .png.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,10 +32,11 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
-from cells import Study, current
+from cells import Study, current, select
 from coverage_figure import coverage_figure, verdict_figure
 from coverage_logs import (
     AS_IS_RESAMPLES,
+    DEFAULT,
     LAM,
     OBP_ESTIMATORS,
     REGIMES,
@@ -48,7 +51,7 @@ from jrouter.off_policy import VALUE_ESTIMATORS
 from jrouter.policy_value import POLICY_ESTIMATORS
 from jrouter.verdict import LEVELS, Thresholds, judge_numbers
 
-PARTS = ("intervals", "bootstrap", "obp")
+PARTS = ("default", "estimators", "bootstrap", "obp")
 KINDS = ("jackknife", "as is", "bootstrap as is", "bootstrap refitted", "obp")
 NORMAL = 1.959964
 
@@ -59,12 +62,12 @@ class Options:
 
     regimes: str = ",".join(REGIMES)
     """Comma-separated names."""
-    parts: str = "intervals,bootstrap"
-    """Some of intervals, bootstrap, obp."""
+    parts: str = "default,estimators,bootstrap"
+    """Some of default, estimators, bootstrap, obp."""
     logs: int = 1_000
     """Logs of each regime."""
     few: int = 200
-    """Logs of the refitted bootstrap and of obp: the first of them."""
+    """Logs of all parts but the default: the first of them."""
     resamples: int = 200
     """Of the refitted bootstrap."""
     batch: int = 50
@@ -94,13 +97,13 @@ def keys_of(options: Options) -> list[dict[str, Any]]:
                 raise SystemExit(f"error: --regimes: unknown regime {name!r}, expected some of {', '.join(REGIMES)}")
             if part == "bootstrap" and REGIMES[name].rows > 2_000:
                 continue
-            logs = options.logs if part == "intervals" else options.few
+            logs = options.logs if part == "default" else options.few
             keys += [
                 {"table": "known_worlds", "part": part, "regime": name, "first": first}
                 for first in range(0, logs, options.batch)
             ]
-    # A batch of every regime before the next: a run cut short has a little of each.
-    return sorted(keys, key=lambda key: (key["part"] != "intervals", key["first"]))
+    # Short logs first, and a batch of every regime before the next: a run cut short has a little of each.
+    return sorted(keys, key=lambda key: (REGIMES[key["regime"]].rows, PARTS.index(key["part"]), key["first"]))
 
 
 class Runner:
@@ -137,7 +140,7 @@ class Runner:
             return jax.jit(
                 lambda keys: jax.lax.map(lambda key: one.refitted_bootstrap(key, self.options.resamples), keys)
             )
-        function = one.intervals if part == "intervals" else one.arrays
+        function = {"default": one.default, "estimators": one.estimators, "obp": one.arrays}[part]
         size = max(1, min(10, 20_000 // one.regime.rows))
         return jax.jit(lambda keys: jax.lax.map(function, keys, batch_size=size))
 
@@ -157,17 +160,20 @@ class Runner:
                 _, low, high, took = obp_intervals(tuple(part[place] for part in found), int(number))
                 seconds.append(took), lows.append(low), highs.append(high)
             return {"truth": truth, "seconds": sum(seconds), **summary("obp", np.stack(lows), np.stack(highs), truth)}
-        value = found["value"]
-        default = VALUE_ESTIMATORS.index("dr")
-        off = value[:, default] - truth
-        return {
+        value, error, as_is = (found[name] for name in ("value", "refitted", "as_is"))
+        kept = {
             "truth": truth,
             "bias": (value - truth).mean(axis=0),
             "squares": np.square(value - truth).mean(axis=0),
-            **summary("jackknife", value - NORMAL * found["refitted"], value + NORMAL * found["refitted"], truth),
-            **summary("as is", value - NORMAL * found["as_is"], value + NORMAL * found["as_is"], truth),
+            **summary("jackknife", value - NORMAL * error, value + NORMAL * error, truth),
+            **summary("as is", value - NORMAL * as_is, value + NORMAL * as_is, truth),
+        }
+        if part == "estimators":
+            return kept
+        return {
+            **kept,
             **summary("bootstrap as is", found["low"], found["high"], truth),
-            "default_covers": (np.abs(off) <= NORMAL * found["refitted"][:, default]).astype(int),
+            "covers": (np.abs(value[:, 0] - truth) <= NORMAL * error[:, 0]).astype(int),
             "numbers": {name: rounded(values) for name, values in found["numbers"].items()},
         }
 
@@ -182,9 +188,11 @@ def rounded(values: np.ndarray) -> list[float]:
     return [float(f"{value:.4g}") for value in values.astype(float)]
 
 
-def estimators_of(kind: str) -> tuple[str, ...]:
-    """Which estimators a kind of interval is of, in the order of its arrays."""
-    return {"bootstrap as is": POLICY_ESTIMATORS, "obp": OBP_ESTIMATORS}.get(kind, VALUE_ESTIMATORS)
+def estimators_of(kind: str, part: str) -> tuple[str, ...]:
+    """Which estimators a kind of interval is of in the cells of a part, in the order of its arrays."""
+    if kind in ("bootstrap as is", "obp"):
+        return {"bootstrap as is": POLICY_ESTIMATORS, "obp": OBP_ESTIMATORS}[kind]
+    return (DEFAULT,) if part == "default" else VALUE_ESTIMATORS
 
 
 @dataclass(frozen=True)
@@ -209,21 +217,19 @@ def covered_of(groups: Sequence[dict[str, Any]]) -> list[Covered]:
     """Coverage and width of every interval that cells hold."""
     cells = [cell for group in groups for cell in group["cells"]]
     batch = groups[0]["configuration"]["batch"]
-    found = []
-    for regime in dict.fromkeys(cell["key"]["regime"] for cell in cells):
-        for kind in KINDS:
-            held = [cell[kind] for cell in cells if cell["key"]["regime"] == regime and kind in cell]
-            if not held:
-                continue
-            logs = batch * len(held)
-            share = np.sum([one["covered"] for one in held], axis=0) / logs
-            width = np.mean([one["width"] for one in held], axis=0)
-            names = estimators_of(kind)
-            found += [
-                Covered(regime, kind, name, logs, float(share[place]), float(width[place]))
-                for place, name in enumerate(names)
-            ]
-    return found
+    found: dict[tuple[str, str, str], Covered] = {}
+    regimes = [name for name in REGIMES if any(cell["key"]["regime"] == name for cell in cells)]
+    for regime, kind, part in itertools.product(regimes, KINDS, reversed(PARTS)):
+        held = [cell[kind] for cell in select(cells, regime=regime, part=part) if kind in cell]
+        if not held:
+            continue
+        logs = batch * len(held)
+        share = np.sum([one["covered"] for one in held], axis=0) / logs
+        width = np.mean([one["width"] for one in held], axis=0)
+        # The default's own cells come last: they have more logs.
+        for place, name in enumerate(estimators_of(kind, part)):
+            found[regime, kind, name] = Covered(regime, kind, name, logs, float(share[place]), float(width[place]))
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -246,12 +252,11 @@ class Judged:
 
 def judged_of(groups: Sequence[dict[str, Any]], thresholds: Thresholds = Thresholds()) -> list[Judged]:
     """Verdicts made anew from the kept numbers, and what the default interval covers where they are ok."""
-    cells = [cell for group in groups for cell in group["cells"] if cell["key"]["part"] == "intervals"]
-    place = VALUE_ESTIMATORS.index("dr")
+    cells = [cell for group in groups for cell in group["cells"] if cell["key"]["part"] == "default"]
     found = []
-    for regime in dict.fromkeys(cell["key"]["regime"] for cell in cells):
-        mine = [cell for cell in cells if cell["key"]["regime"] == regime]
-        covers = np.concatenate([cell["default_covers"] for cell in mine]).astype(bool)
+    for regime in [name for name in REGIMES if any(cell["key"]["regime"] == name for cell in cells)]:
+        mine = select(cells, regime=regime)
+        covers = np.concatenate([cell["covers"] for cell in mine]).astype(bool)
         names = mine[0]["numbers"]
         numbers = {name: np.concatenate([cell["numbers"][name] for cell in mine]) for name in names}
         levels = np.array(
@@ -261,7 +266,7 @@ def judged_of(groups: Sequence[dict[str, Any]], thresholds: Thresholds = Thresho
             ]
         )
         ok = levels == "ok"
-        width = float(np.mean([cell["jackknife"]["width"][place] for cell in mine]))
+        width = float(np.mean([cell["jackknife"]["width"][0] for cell in mine]))
         shares = {level: float((levels == level).mean()) for level in LEVELS}
         where_ok = float(covers[ok].mean()) if ok.any() else None
         found.append(Judged(regime, covers.size, float(covers.mean()), width, shares, where_ok, int(ok.sum())))
@@ -289,7 +294,7 @@ def main(options: Options) -> None:
         join=options.join,
     )
     runner = Runner(options)
-    work = {"intervals": 1.0, "bootstrap": 12.0, "obp": 1.0}
+    work = {"default": 1.0, "estimators": 3.0, "bootstrap": 20.0, "obp": 5.0}
     keys = keys_of(options)
     for key in study.missing(
         keys,

@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jrouter.diagnostics import diagnose
 
+from jrouter.diagnostics import diagnose
 from jrouter.inference import influence_error
 from jrouter.jackknife import influence
 from jrouter.known_worlds import KnownWorld, draw_known_log, linear_rule, make_known_world, true_value
 from jrouter.metrics import utility
-from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
+from jrouter.nuisances.crossfit import NuisanceConfig, Strengths, choose_strengths, fit_nuisances
 from jrouter.off_policy import VALUE_ESTIMATORS, value_estimate
 from jrouter.policy_value import bootstrap_estimates, policy_terms
 from jrouter.refitted import bootstrap_log
@@ -29,6 +29,7 @@ from jrouter.verdict import key_numbers
 LAM = 200.0
 """Cost preference of the policy; score and cost then weigh about the same."""
 CONFIG = NuisanceConfig(outcome="ridge")
+DEFAULT = "dr"
 N_FOLDS = 5
 AS_IS_RESAMPLES = 1_000
 
@@ -105,43 +106,58 @@ class OneLog:
             return log
         return replace(log, propensity=jnp.take_along_axis(every, log.model[:, None], axis=1)[:, 0])
 
-    def _values(self, log: LoggedData, *, refit: bool) -> Callable[[LoggedData], Array]:
-        """Log -> [8], values by `VALUE_ESTIMATORS`."""
+    def _values(
+        self, log: LoggedData, strengths: Strengths, names: tuple[str, ...], *, refit: bool
+    ) -> Callable[[LoggedData], Array]:
+        """Log -> [E], values by the named estimators."""
         lambdas = jnp.array([LAM])
         estimate = value_estimate(
-            _key(1), log, self.split, self.policy, self.params, lambdas, nuisances=CONFIG, refit=refit
+            _key(1),
+            log,
+            self.split,
+            self.policy,
+            self.params,
+            lambdas,
+            nuisances=CONFIG,
+            refit=refit,
+            strengths=strengths,
         )
 
         def values(log):
-            found = estimate(log, VALUE_ESTIMATORS)[..., 0]
+            found = estimate(log, names)[..., 0]
             return utility(found[:, 0], found[:, 1], LAM)
 
         return values
 
-    def intervals(self, key: Array) -> dict[str, Any]:
-        """Values [8], their standard errors with and without refitted nuisances, a bootstrap, and the diagnosis."""
+    def _errors(self, log: LoggedData, strengths: Strengths, names: tuple[str, ...]) -> dict[str, Array]:
+        """Values [E], and their standard errors with and without refitted nuisances."""
+        value, moved = influence(log, self._values(log, strengths, names, refit=True))
+        _, moved_as_is = influence(log, self._values(log, strengths, names, refit=False))
+        return {"value": value, "refitted": influence_error(moved), "as_is": influence_error(moved_as_is)}
+
+    def default(self, key: Array) -> dict[str, Any]:
+        """Value and errors [1] of the default, a bootstrap with nuisances as they are [7], and a verdict's numbers."""
         log = self.draw(key)
-        value, moved = influence(log, self._values(log, refit=True))
-        _, moved_as_is = influence(log, self._values(log, refit=False))
-        nuisances = fit_nuisances(_key(1), log, self.split, CONFIG)
+        strengths = choose_strengths(_key(1), log, self.split, CONFIG)
+        nuisances = fit_nuisances(_key(1), log, self.split, CONFIG, strengths=strengths)
         probability = jax.vmap(lambda x: self.policy.probabilities(self.params, x, LAM))(log.x)
         outcome, observed = utility(nuisances.score, nuisances.cost, LAM), utility(log.score, log.cost, LAM)
         terms = jax.vmap(policy_terms)(probability, outcome, observed, log.model, nuisances.propensity)
         resampled = bootstrap_estimates(_key(2), terms, n_resamples=AS_IS_RESAMPLES)
         low, high = jnp.quantile(resampled, jnp.array([0.025, 0.975]), axis=0)
-        return {
-            "value": value,
-            "refitted": influence_error(moved),
-            "as_is": influence_error(moved_as_is),
-            "low": low,
-            "high": high,
-            "numbers": key_numbers(diagnose(log, nuisances, probability, lam=LAM)),
-        }
+        numbers = key_numbers(diagnose(log, nuisances, probability, lam=LAM))
+        return self._errors(log, strengths, (DEFAULT,)) | {"low": low, "high": high, "numbers": numbers}
+
+    def estimators(self, key: Array) -> dict[str, Array]:
+        """Values [8] by `VALUE_ESTIMATORS`, and their standard errors with and without refitted nuisances."""
+        log = self.draw(key)
+        return self._errors(log, choose_strengths(_key(1), log, self.split, CONFIG), VALUE_ESTIMATORS)
 
     def refitted_bootstrap(self, key: Array, n_resamples: int) -> Array:
         """[2, 8], ends of the percentile interval of a bootstrap that fits the nuisances again."""
         log = self.draw(key)
-        resampled = bootstrap_log(_key(3), log, self._values(log, refit=True), n_resamples=n_resamples, at_once=20)
+        values = self._values(log, choose_strengths(_key(1), log, self.split, CONFIG), VALUE_ESTIMATORS, refit=True)
+        resampled = bootstrap_log(_key(3), log, values, n_resamples=n_resamples, at_once=20)
         return jnp.quantile(resampled, jnp.array([0.025, 0.975]), axis=0)
 
     def arrays(self, key: Array) -> tuple[Array, ...]:

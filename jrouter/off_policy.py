@@ -236,6 +236,7 @@ def value_estimate(
     threshold: float | Array = 10.0,
     strength: float | Array = 10.0,
     refit: bool = True,
+    strengths: Strengths | None = None,
 ) -> Callable[[LoggedData, tuple[str, ...]], Array]:
     """A function of row weights: (log, names of estimators) -> [E, 2, L], mean scores and costs by each of them.
 
@@ -245,12 +246,13 @@ def value_estimate(
     Args:
       log: whose rows are weighted.
       refit: whether nuisances are fitted again for other row weights.
+      strengths: of regularisation, to be used instead of choosing.
 
     Others as of `fixed_policy_value`.
     """
     if refit:
         require_smooth(nuisances)
-    original, strengths = log, choose_strengths(key, log, split, nuisances)
+    original, strengths = log, strengths or choose_strengths(key, log, split, nuisances)
     as_is = None if refit else fit_nuisances(key, log, split, nuisances, strengths=strengths)
 
     def mrdr(log: LoggedData, fitted: Nuisances) -> Array:

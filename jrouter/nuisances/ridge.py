@@ -59,8 +59,10 @@ def moments_of(outcomes: Outcomes, n_models: int, model_size: int, features: Cal
         weights = outcomes.weight[rows] * present[:, None]
 
         def centred(weight):
-            total = jnp.maximum(weight.sum(), 1e-30)
-            x_mean, y_mean = weight @ x / total, weight @ y / total
+            total = weight.sum()
+            # 1 for a model without rows: over almost 0, derivatives in the weights would not be finite.
+            divisor = jnp.where(total > 0, total, 1.0)
+            x_mean, y_mean = weight @ x / divisor, weight @ y / divisor
             weighted = (x - x_mean) * weight[:, None]
             return weighted.T @ (x - x_mean), weighted.T @ (y - y_mean), x_mean, y_mean, total
 
