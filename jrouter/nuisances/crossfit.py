@@ -283,8 +283,9 @@ def cross_fitted_propensity(
     every = held_out_propensities(family, fit, log, split, pool=config.pool)
     every = clip_by_fold(every, log, split, config.clipping)
     chosen = jnp.take_along_axis(every, log.model[:, None], axis=1)[:, 0]
-    restricted = config.pool == "allowed" and log.allowed is not None
-    return chosen, jnp.where(log.allowed, every, 0.0) if restricted else every
+    if config.pool == "allowed" and log.allowed is not None:
+        every = jnp.where(log.allowed, every, 0.0)
+    return chosen, every
 
 
 def cross_fitted_scoring(log: LoggedData, split: Split, config: NuisanceConfig) -> Array | None:
