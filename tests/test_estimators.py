@@ -1,7 +1,7 @@
 """Counterfactual scores: identities, the definitions in float64 loops, and what double robustness promises."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -335,6 +335,21 @@ def test_unscored_rows_keep_the_direct_score_and_correct_the_cost():
     np.testing.assert_array_equal(other.score, got.score)
 
 
+@pytest.mark.parametrize("estimator", ["dr", "dros", "snips"])
+def test_each_row_has_its_own_probability_of_being_scored(estimator):
+    log, nuisances = log_and_nuisances()
+    probability = jnp.linspace(0.2, 1.0, N)
+    whole = counterfactual_scores(replace(log, scored=None), nuisances, estimator=estimator)
+    share = jnp.full(T, 0.7)  # of no use beside it
+    own = replace(nuisances, scored_probability=probability)
+    got = counterfactual_scores(log, own, estimator=estimator, scored_share=share)
+    base = nuisances.score * (estimator != "snips")
+    np.testing.assert_allclose(
+        got.score, base + (whole.score - base) * (SCORED / probability)[:, None], rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_array_equal(got.cost, whole.cost)
+
+
 @pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if name not in ("direct", "dros")])
 def test_scores_missing_at_random_given_the_model_do_not_bias(estimator):
     # Model 0 is scored on a quarter of its rows, model 1 on all: counting the others as 0 would cost it most.
@@ -462,8 +477,8 @@ def test_estimated_propensities_of_all_models_are_kept_for_overlap(monkeypatch):
     log = LoggedData(outcome, model, score, jnp.abs(score), allowed=allowed, models=tuple("abcd"))
     split = split_log([log], seeds=[0], n_folds=2)[0]
 
-    def fit(log):
-        return fit_nuisances(jax.random.key(0), log, split, NuisanceConfig("ridge"))
+    def fit(log, pool="allowed"):
+        return fit_nuisances(jax.random.key(0), log, split, NuisanceConfig("ridge", pool=pool))
 
     got = jax.jit(fit, compiler_options=QUICK)(log)
     every = np.asarray(got.all_propensity)
@@ -474,6 +489,9 @@ def test_estimated_propensities_of_all_models_are_kept_for_overlap(monkeypatch):
     weight = np.asarray(overlap_row_weight(got))
     assert (weight[:50] == 0).all() and (weight[50:] > 0).all()
     assert jax.eval_shape(fit, replace(log, propensity=jnp.full(300, 0.5))).all_propensity is None
+    # Averaged over what was allowed, every model may be chosen, on those rows too.
+    free = jax.jit(partial(fit, pool="any"), compiler_options=QUICK)(log)
+    assert np.asarray(free.all_propensity).min() >= 0.1 / T * (1 - 1e-6) and (overlap_row_weight(free) > 0).all()
 
 
 def test_mrdr_fits_the_outcome_model_that_values_its_policy_with_least_variance():

@@ -13,9 +13,8 @@ from jrouter.nuisances.crossfit import (
     OUTCOME_MODELS,
     NuisanceConfig,
     fit_nuisances,
-    fit_propensity,
-    held_out_propensities,
 )
+from jrouter.nuisances.crossfit_propensity import fit_propensity, held_out_propensities
 from jrouter.nuisances.propensity import Choices, Clipping, clip
 from jrouter.splits import split_log
 from jrouter.train import TrainConfig
@@ -116,7 +115,8 @@ def test_cross_fitted_network_beats_the_marginal_shares_and_honours_pools():
 
     @partial(jax.jit, compiler_options=QUICK)
     def held_out(log):
-        return held_out_propensities(family, fit_propensity(jax.random.key(0), family, log, split), log, split)
+        fit = fit_propensity(jax.random.key(0), family, log, split, pool="allowed")
+        return held_out_propensities(family, fit, log, split, pool="allowed")
 
     predicted = np.asarray(held_out(log), np.float64)
     model = np.asarray(rows.model)

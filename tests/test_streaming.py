@@ -118,7 +118,7 @@ def test_with_all_rows_in_the_sample_nuisances_and_scores_are_those_of_the_log_i
     direct = jax.jit(lambda key, log: fit_nuisances(key, log, split, NUISANCES), compiler_options=QUICK)
     expected = direct(jax.random.key(0), log)
     found = jax.jit(partial(predict_sampled, config=NUISANCES), compiler_options=QUICK)(fitted, log, split.fold)
-    for name in ("propensity", "score", "cost"):
+    for name in ("propensity", "score", "cost", "scored_probability"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
     # The percentiles do clip.
     assert len(np.unique(found.propensity)) < 0.95 * N

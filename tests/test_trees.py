@@ -100,7 +100,9 @@ def test_models_that_were_not_allowed_have_no_chance_and_the_others_keep_their_r
     allowed = np.ones((N, T), bool)
     allowed[(np.arange(N) % 3 == 0) & (np.asarray(data.model) != 2), 2] = False
     free = np.asarray(trees.xgboost_propensity(data, split, rounds=5))
-    ours = np.asarray(trees.xgboost_propensity(replace(data, allowed=jnp.asarray(allowed)), split, rounds=5))
+    restricted = replace(data, allowed=jnp.asarray(allowed))
+    np.testing.assert_array_equal(trees.xgboost_propensity(restricted, split, rounds=5), free)  # averages over pools
+    ours = np.asarray(trees.xgboost_propensity(restricted, split, rounds=5, pool="allowed"))
     assert (ours[~allowed] == 0).all() and (ours[allowed] > 0).all() and (~allowed).sum() > 100
     np.testing.assert_allclose(ours.sum(axis=1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(ours[:, 0] / ours[:, 1], free[:, 0] / free[:, 1], rtol=1e-4)

@@ -54,11 +54,14 @@ def read_log(
     """Reads a log: `model`, `score`, `cost` and an embedding of each query.
 
     Optional columns, left out of the result where they are missing or null throughout:
-    `query` (text, tells which rows are the same query), `propensity` (of the logged model, in (0, 1]),
-    `timestamp` (ISO-8601 or epoch seconds), `group` (rows that stay on one side of a split),
-    `allowed_models` (list of names; in CSV a JSON array), `keep_probability` (in (0, 1], of the row having been kept).
-    A null or empty score means that the answer was not scored; NaN is an error, also in a pandas
-    float column, where it cannot be told from null: use `astype("Float64")` for such a column.
+    `query` (text, tells which rows are the same query), `propensity` (of the logged model, in (0, 1]; among the
+    row's `allowed_models` where there are any), `timestamp` (ISO-8601 or epoch seconds), `group` (rows that stay on
+    one side of a split), `allowed_models` (list of names that the logging policy could choose from, the one that
+    answered among them; in CSV a JSON array), `keep_probability` (in (0, 1], of the row having been kept; the row
+    counts as one over it in everything).
+    A null or empty score means that the answer was not scored, for reasons that do not depend on what the score
+    would have been; NaN is an error, also in a pandas float column, where it cannot be told from null: use
+    `astype("Float64")` for such a column.
 
     Args:
       source: a Parquet, CSV or JSON lines file, a folder of such files with the same columns, a pandas

@@ -197,22 +197,39 @@ def held_out_outcome(fit: CrossFit) -> tuple[Array, Array]:
 
 
 class Strengths(NamedTuple):
-    """As `CrossFit.strength`: of the outcome model, and of propensities (None where the log has them)."""
+    """As `CrossFit.strength`: of the outcome model, and of propensities (None where the log has them).
+
+    And of `events`, None where they are not estimated: of being scored, and [T] of having been allowed.
+    """
 
     outcome: Any
     propensity: Any = None
+    scored: Any = None
+    allowed: Any = None
 
 
 def choose_strengths(key: Array, log: LoggedData, split: Split, config: NuisanceConfig = NuisanceConfig()) -> Strengths:
     """The strengths that `fit_nuisances` would choose on this log: to be kept where it is refitted on resamples."""
     key_outcome, key_propensity = jax.random.split(key)
     outcome = fit_outcome(key_outcome, OUTCOME_MODELS[config.outcome](), log, split).strength
-    if log.propensity is not None:
-        return Strengths(outcome)
-    return Strengths(
-        outcome,
-        fit_propensity(key_propensity, PROPENSITY_MODELS[config.propensity](), log, split, pool=config.pool).strength,
-    )
+    x = scale(fit_scaling(log.x, log.weight), log.x)
+    chosen = scored = allowed = None
+    if _estimates_scoring(log, config):
+        scored = events.fit_scored(log, x, split).strength[0]
+    if _estimates_allowed(log, config):
+        allowed = events.fit_allowed(log, x, split).strength[0]
+    if log.propensity is None:
+        family = PROPENSITY_MODELS[config.propensity]()
+        chosen = fit_propensity(key_propensity, family, log, split, pool=config.pool).strength
+    return Strengths(outcome, chosen, scored, allowed)
+
+
+def _estimates_scoring(log: LoggedData, config: NuisanceConfig) -> bool:
+    return log.scored is not None and config.scoring == "given_query"
+
+
+def _estimates_allowed(log: LoggedData, config: NuisanceConfig) -> bool:
+    return log.propensity is not None and log.allowed is not None and config.pool == "any"
 
 
 def fit_nuisances(
@@ -243,12 +260,21 @@ def fit_nuisances(
     family = OUTCOME_MODELS[config.outcome]()
     given = strengths or Strengths(None)
     score, cost = held_out_outcome(fit_outcome(key_outcome, family, log, split, strength=given.outcome))
-    chosen, every = cross_fitted_propensity(key_propensity, log, split, config, strength=given.propensity)
-    return Nuisances(chosen, score, cost, split.fold, every, cross_fitted_scoring(log, split, config))
+    chosen, every = cross_fitted_propensity(
+        key_propensity, log, split, config, strength=given.propensity, allowed_strength=given.allowed
+    )
+    scored = cross_fitted_scoring(log, split, config, strength=given.scored)
+    return Nuisances(chosen, score, cost, split.fold, every, scored)
 
 
 def cross_fitted_propensity(
-    key: Array, log: LoggedData, split: Split, config: NuisanceConfig, *, strength: Any = None
+    key: Array,
+    log: LoggedData,
+    split: Split,
+    config: NuisanceConfig,
+    *,
+    strength: Any = None,
+    allowed_strength: Any = None,
 ) -> tuple[Array, Array | None]:
     """Probability of the logged model [n] and of every model [n, T], after the floor or clipping.
 
@@ -271,32 +297,38 @@ def cross_fitted_propensity(
       split: folds.
       config: family, clipping and pool.
       strength: of regularisation, to be used instead of choosing.
+      allowed_strength: [T], the same of P(t in A | x).
     """
     if log.propensity is not None:
-        if log.allowed is None or config.pool == "allowed":
+        if not _estimates_allowed(log, config):
             return log.propensity, None
         x = scale(fit_scaling(log.x, log.weight), log.x)
+        fits = events.fit_allowed(log, x, split, strength=allowed_strength)
         of_row = partial(events.allowed_probability, floor=config.clipping.floor)
-        return log.propensity * held_out(of_row, events.fit_allowed(log, x, split), (x, log.model), split), None
+        return log.propensity * held_out(of_row, fits, (x, log.model), split), None
     family = PROPENSITY_MODELS[config.propensity]()
     fit = fit_propensity(key, family, log, split, pool=config.pool, strength=strength)
     every = held_out_propensities(family, fit, log, split, pool=config.pool)
     every = clip_by_fold(every, log, split, config.clipping)
     chosen = jnp.take_along_axis(every, log.model[:, None], axis=1)[:, 0]
-    restricted = config.pool == "allowed" and log.allowed is not None
-    return chosen, jnp.where(log.allowed, every, 0.0) if restricted else every
+    if config.pool == "allowed" and log.allowed is not None:
+        every = jnp.where(log.allowed, every, 0.0)
+    return chosen, every
 
 
-def cross_fitted_scoring(log: LoggedData, split: Split, config: NuisanceConfig) -> Array | None:
+def cross_fitted_scoring(
+    log: LoggedData, split: Split, config: NuisanceConfig, *, strength: Any = None
+) -> Array | None:
     """Probability [n] that the logged model's answer is scored, given query and model; None where shares serve.
 
     Args:
       log: n rows.
       split: folds.
       config: `scoring`, and the floor, as a share of the model's scored share.
+      strength: of regularisation, to be used instead of choosing.
     """
-    if log.scored is None or config.scoring != "given_query":
+    if not _estimates_scoring(log, config):
         return None
     x = scale(fit_scaling(log.x, log.weight), log.x)
     of_row = partial(events.scored_probability, floor=config.clipping.floor)
-    return held_out(of_row, events.fit_scored(log, x, split), (x, log.model), split)
+    return held_out(of_row, events.fit_scored(log, x, split, strength=strength), (x, log.model), split)

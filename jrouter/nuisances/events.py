@@ -33,15 +33,24 @@ class EventFit(NamedTuple):
       params: of the regression.
       rate: [G], share of each kind's rows with the event, leaning by one row on that of all.
       certain: [G] bool, all of its rows had the event.
+      strength: scalar, penalty.
     """
 
     params: Any
     rate: Array
     certain: Array
+    strength: Array
 
 
 def fit_event(
-    x: Array, happened: Array, weights: Array, split: Split, *, kind: Array | None = None, n_kinds: int = 1
+    x: Array,
+    happened: Array,
+    weights: Array,
+    split: Split,
+    *,
+    kind: Array | None = None,
+    n_kinds: int = 1,
+    strength: Array | None = None,
 ) -> EventFit:
     """Fits the probability of an event on each fold's complement and on all rows.
 
@@ -52,12 +61,15 @@ def fit_event(
       split: folds.
       kind: [n] int below `n_kinds`; all the same if None.
       n_kinds: G.
+      strength: penalty, to be used instead of choosing from `PENALTIES` by held-out log loss.
 
     Returns:
       `EventFit`, leading axis K + 1.
     """
     kind = jnp.zeros(x.shape[0], jnp.int32) if kind is None else kind
     family = propensity.logistic(PENALTIES, intercepts=n_kinds)
+    if strength is not None:
+        family = family._replace(strengths=jnp.asarray(strength)[None])
     choices = Choices(
         jnp.concatenate([x, jax.nn.one_hot(kind, n_kinds)], axis=1),
         happened.astype(jnp.int32),
@@ -71,7 +83,10 @@ def fit_event(
         losses = -jnp.take_along_axis(jax.nn.log_softmax(log_odds), choices.model[:, None], axis=1)[:, 0]
         return weighted_mean(losses, weights[-1])
 
-    best = jnp.argmin(jax.lax.map(held_out_loss, candidates)) if split.n_folds > 1 else len(PENALTIES) // 2
+    if len(family.strengths) > 1 and split.n_folds > 1:
+        best = jnp.argmin(jax.lax.map(held_out_loss, candidates))
+    else:
+        best = len(family.strengths) // 2
 
     def counted(weight):
         rows = jax.ops.segment_sum(weight, kind, num_segments=n_kinds)
@@ -81,7 +96,8 @@ def fit_event(
         rate = (rows - missed + one * overall) / jnp.maximum(rows + one, 1e-30)
         return rate, (missed == 0) & (rows > 0)
 
-    return EventFit(at(candidates, best), *jax.vmap(counted)(weights))
+    used = jnp.broadcast_to(family.strengths[best], weights.shape[:1])
+    return EventFit(at(candidates, best), *jax.vmap(counted)(weights), used)
 
 
 def event_probability(fit: EventFit, x: Array, kind: Array | int = 0, *, floor: float) -> Array:
@@ -104,19 +120,21 @@ def event_probability(fit: EventFit, x: Array, kind: Array | int = 0, *, floor: 
     return jnp.where(fit.certain[kind], 1.0, probability)
 
 
-def fit_scored(log: LoggedData, x: Array, split: Split) -> EventFit:
+def fit_scored(log: LoggedData, x: Array, split: Split, *, strength: Array | None = None) -> EventFit:
     """Fits P(scored | x, t), of the logged model t: one regression, an intercept for each model.
 
     Args:
       log: n rows, with `scored`.
       x: [n, d], its scaled embeddings.
       split: folds.
+      strength: as of `fit_event`.
 
     Returns:
       `EventFit`, leading axis K + 1; G = T.
     """
     assert log.scored is not None
-    return fit_event(x, log.scored, fold_weights(log, split), split, kind=log.model, n_kinds=len(log.models))
+    kinds: dict[str, Any] = {"kind": log.model, "n_kinds": len(log.models)}
+    return fit_event(x, log.scored, fold_weights(log, split), split, **kinds, strength=strength)
 
 
 def scored_probability(fit: EventFit, row: tuple[Array, Array], *, floor: float) -> Array:
@@ -124,20 +142,26 @@ def scored_probability(fit: EventFit, row: tuple[Array, Array], *, floor: float)
     return event_probability(fit, *row, floor=floor)
 
 
-def fit_allowed(log: LoggedData, x: Array, split: Split) -> EventFit:
+def fit_allowed(log: LoggedData, x: Array, split: Split, *, strength: Array | None = None) -> EventFit:
     """Fits P(t in A | x) of every model: T regressions, one after another.
 
     Args:
       log: n rows, with `allowed`.
       x: [n, d], its scaled embeddings.
       split: folds.
+      strength: [T], as of `fit_event`.
 
     Returns:
       `EventFit`, leading axes K + 1 and T; G = 1.
     """
     assert log.allowed is not None
     weights = fold_weights(log, split)
-    fits = jax.lax.map(lambda happened: fit_event(x, happened, weights, split), log.allowed.T)
+
+    def of_model(operands):
+        happened, strength = operands
+        return fit_event(x, happened, weights, split, strength=strength)
+
+    fits = jax.lax.map(of_model, (log.allowed.T, strength))
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), fits)
 
 
