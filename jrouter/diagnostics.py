@@ -25,7 +25,6 @@ from jrouter.estimators import inverse_propensity_weight
 from jrouter.inference import standard_error
 from jrouter.metrics import utility
 from jrouter.misfit import (
-    DIRECTIONS,
     Misfit,
     check_features,
     choice_instrument,
@@ -54,7 +53,8 @@ class Weights(NamedTuple):
       largest_share: of one row in the sum of all v w.
       mean: of w, by row weight: 1 is expected where propensities are right and positive; what is missing is mass
         without support, or cut off by a floor.
-      mean_z: (mean - 1) / standard error, by group where the log has them.
+      mean_z: (mean - 1) / standard error, by group where the log has them. Skewed where few rows weigh much: of
+        logged propensities `propensity_misfit` tests the same, model by model, with bounded residuals.
       pareto_k: shape of the tail of v w, as of `pareto.pareto_k`: from 0.7 on no standard error can be relied on.
       histogram: [16], rows with w = 0, then in bins that end at `WEIGHT_EDGES`, then above.
     """
@@ -309,9 +309,8 @@ def diagnose(
     policy_weights, policy_support = (None, None) if probability is None else of_policy(probability)
 
     if every is None:
-        directions = features[:, : min(log.x.shape[1], DIRECTIONS)]
         instrument = choice_instrument(
-            directions, log.model, n_models=n_models, row_weight=row_weight, group=group, allowed=log.allowed
+            features, log.model, n_models=n_models, row_weight=row_weight, group=group, allowed=log.allowed
         )
         of_choice = jax.vmap(lambda *row: logged_propensity_residual(*row[:3], allowed=row[3]))(
             log.model, nuisances.propensity, instrument, log.allowed

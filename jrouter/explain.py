@@ -7,7 +7,7 @@ import numpy as np
 
 from jrouter.calibration import OutcomeCalibration, PropensityCalibration
 from jrouter.diagnostics import Diagnosis, Support, Weights
-from jrouter.misfit import Misfit, feature_names
+from jrouter.misfit import Misfit, moment_names
 
 _OVERLAP = (
     "",
@@ -37,7 +37,7 @@ def explain_diagnosis(diagnosis: Diagnosis, models: Sequence[str], *, dim: int) 
       Text of several lines, the last without an end.
     """
     found: Diagnosis = jax.tree.map(np.asarray, diagnosis)
-    names = feature_names(dim)
+    names = moment_names(dim)
     overlap = [_OVERLAP]
     for number, name in enumerate(models):
         weights, support = (

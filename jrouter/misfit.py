@@ -2,8 +2,8 @@
 
     z_tj = sum_i v_i e_it g_j(x_i) / sqrt(sum_i (v_i e_it g_j(x_i))^2)
 
-with residuals e of mean 0 given x where the nuisance is right, row weights v, and check features g_j: the leading
-directions of x, their squares and products. Of a cross-fitted regression that has g_j among its own features the
+with residuals e of mean 0 given x where the nuisance is right, row weights v, and features g_j: a constant, and the
+check features: the leading directions of x, their squares and products. Of a cross-fitted regression that has g_j among its own features the
 sum is 0 to first order, so what such a fit can follow cannot be found here; what it leaves out can.
 """
 
@@ -27,19 +27,19 @@ _INSTRUMENT_PENALTY = 0.03
 
 
 class Misfit(NamedTuple):
-    """Whether residuals of T models are related to J check features.
+    """Whether residuals of T models are related to the query: to a constant and J check features.
 
     Attributes:
-      z: [T, J], about standard normal, or nearer to 0, where the nuisance is right; 0 where there is nothing to sum.
-      correlation: [T, J], of the residuals with the features: how large what was found is, whatever n.
+      z: [T, 1 + J], about standard normal, or nearer to 0, where the nuisance is right; 0 where there is nothing to sum.
+      correlation: [T, 1 + J], of the residuals with the features: how large what was found is, whatever n.
       p_value: scalar, of both tests below: twice the lesser of their two, at most 1.
       largest: scalar, max |z|: misfit of one model.
       model: scalar int32, and
-      feature: scalar int32, where that was; `feature_names` names it.
-      largest_p_value: scalar, of `largest` among all T x J (Bonferroni).
+      feature: scalar int32, where that was; `moment_names` names it.
+      largest_p_value: scalar, of `largest` among all T x (1 + J) (Bonferroni).
       pooled: scalar, the largest sum over models of z^2: misfit of several models to one feature.
       pooled_feature: scalar int32, which.
-      pooled_p_value: scalar, of `pooled` among all J (Bonferroni).
+      pooled_p_value: scalar, of `pooled` among all 1 + J (Bonferroni).
     """
 
     z: Array
@@ -64,6 +64,15 @@ def feature_names(dim: int) -> list[str]:
     names = [f"{letter}{number + 1}" for number in range(min(dim, DIRECTIONS))]
     pairs = zip(*_pairs(len(names)), strict=True)
     return names + [f"{names[i]}^2" if i == j else f"{names[i]} {names[j]}" for i, j in pairs]
+
+
+def moment_names(dim: int) -> list[str]:
+    """Names of the columns of `Misfit.z`: the mean residual, then those along check features.
+
+    >>> moment_names(1)
+    ['mean', 'x1', 'x1^2']
+    """
+    return ["mean", *feature_names(dim)]
 
 
 def _pairs(m: int) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +173,7 @@ def moments(residual: Array, features: Array, *, group: Array | None = None) -> 
 
 
 def misfit(residual: Array, features: Array, row_weight: Array | None = None, *, group: Array | None = None) -> Misfit:
-    """Relates the residuals of a nuisance to check features, and finds the worst.
+    """Relates the residuals of a nuisance to a constant and to check features, and finds the worst.
 
     Args:
       residual: [n, T], without row weights; 0 where a model has none on a row.
@@ -175,10 +184,11 @@ def misfit(residual: Array, features: Array, row_weight: Array | None = None, *,
     Returns:
       `Misfit`.
 
-    Source: Newey (1985), tests of conditional moments; Bonferroni over T x J of them.
+    Source: Newey (1985), tests of conditional moments; Bonferroni over T x (1 + J) of them.
     """
     weight = jnp.ones(residual.shape[0]) if row_weight is None else row_weight
     residual = residual * weight[:, None]
+    features = jnp.concatenate([jnp.ones_like(features[:, :1]), features], axis=1)
     z = moments(residual, features, group=group)
     largest, place = _largest(jnp.abs(z).reshape(-1))
     pooled = jnp.square(z).sum(axis=0)
@@ -281,7 +291,7 @@ def logged_propensity_residual(
 
 
 def choice_instrument(
-    directions: Array,
+    features: Array,
     model: Array,
     *,
     n_models: int,
@@ -291,10 +301,11 @@ def choice_instrument(
 ) -> Array:
     """A rough estimate of every model's propensity, each row's from the other half of the rows.
 
-    A logistic regression on a few directions of x. It need not be right: see `logged_propensity_residual`.
+    A logistic regression on check features. It need not be right, only near where p is small: a regression on x
+    alone, of choices that bend, leaves residuals whose test finds misfit in a quarter of the logs that have none.
 
     Args:
-      directions: [n, m], of variance 1.
+      features: [n, J], from `check_features`.
       model: [n] int, that was logged.
       n_models: T.
       row_weight: [n].
@@ -305,16 +316,17 @@ def choice_instrument(
       [n, T].
     """
     n = model.shape[0]
+    # By parity, not by order: traffic drifts.
     half = (jnp.arange(n) if group is None else group) % 2
     weight = jnp.ones(n) if row_weight is None else row_weight
     allowed = jnp.ones((n, n_models), bool) if allowed is None else allowed
     family = logistic()
-    choices = Choices(directions, model, allowed)
+    choices = Choices(features, model, allowed)
 
     def fit(number):
         return family.fit(None, choices, jnp.where(half == number, 0.0, weight), jnp.float32(_INSTRUMENT_PENALTY))
 
-    log_odds = jax.vmap(lambda params: family.log_odds(params, directions))(jax.vmap(fit)(jnp.arange(2)))
+    log_odds = jax.vmap(lambda params: family.log_odds(params, features))(jax.vmap(fit)(jnp.arange(2)))
     return jax.nn.softmax(jnp.where(allowed, log_odds[half, jnp.arange(n)], -1e30))
 
 
