@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jrouter.diagnostics import diagnose
 
+from jrouter.diagnostics import diagnose
 from jrouter.inference import influence_error
 from jrouter.jackknife import influence
 from jrouter.known_worlds import KnownWorld, draw_known_log, linear_rule, make_known_world, true_value
