@@ -25,7 +25,14 @@ from jrouter.io.results import SCHEMA, plain, write_json
 Key = dict[str, Any]
 
 
-PRESENTATION = ("figures.py", "judgement.py", "readme_tables.py", "results.py", "study_figures.py")
+PRESENTATION = (
+    "figures.py",
+    "judgement.py",
+    "readme_tables.py",
+    "results.py",
+    "sensitivity_figures.py",
+    "study_figures.py",
+)
 """Files that show cells and do not compute them."""
 
 

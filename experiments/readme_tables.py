@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from cells import current, select, values_of
+from confounding import TABLE_COLUMNS, table_rows
 from data import RESULTS
 from judgement import cells_of, comparison, hindsight, label, points, target_at, verdicts
 from learning_curve import fitted, rows_needed
@@ -208,6 +209,12 @@ def slopes_table() -> str:
     return "\n".join(lines)
 
 
+def confounding_table() -> str:
+    """Bounds under a hidden coin, by its strength."""
+    rows = [TABLE_COLUMNS, ["---:"] * len(TABLE_COLUMNS), *table_rows(RESULTS / "confounding.json")]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows).replace(" ---: ", "---:")
+
+
 def tuning_table() -> str:
     """Loss of rm_auto's rule to the best candidate, by its two numbers; its own in bold."""
     config = RmAutoConfig()
@@ -239,6 +246,7 @@ TABLES = {
     "learning": lambda: variant_table("learning_curve", "n"),
     "slopes": slopes_table,
     "tuning": tuning_table,
+    "confounding": confounding_table,
     **benchmark_tables.TABLES,
 }
 MARKER = re.compile(r"<!-- (\w+) -->\n.*?<!-- /\1 -->", re.DOTALL)

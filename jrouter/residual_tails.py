@@ -39,12 +39,15 @@ class _Sums(NamedTuple):
       residual: [n].
       weight: [K, n + 1], of each fold's complement, from 0 on.
       sums: [K, n + 1].
-      start: [S], where each segment begins; end: [S], where it ends.
+      total: [K, S], weight of each segment, exactly 0 where it has no row.
+      start: [S], where each segment begins, and
+      end: [S], where it ends.
     """
 
     residual: Array
     weight: Array
     sums: Array
+    total: Array
     start: Array
     end: Array
 
@@ -109,24 +112,24 @@ def make_tails(
       tilt > 0 -> `Tails`.
     """
     n, n_models = outcome.shape
-    own = outcome[jnp.arange(n), model]
-    residual = jnp.where(weight > 0, observed - own, 0.0)
+    rows = jnp.arange(n)
+    residual = jnp.where(weight > 0, observed - outcome[rows, model], 0.0)
     bins = jnp.arange(n_models) * n_bins + prediction_bins(outcome, model, weight, n_bins=n_bins)
-    models, everything = jnp.broadcast_to(jnp.arange(n_models), (n, n_models)), jnp.zeros((n, n_models), jnp.int32)
-    segments = (bins, n_models * n_bins), (models, n_models), (everything, 1)
+    # Every row is in three segments, in this order of preference: its bin, its model, the log.
+    first = n_models * n_bins
+    of_model = jnp.broadcast_to(first + jnp.arange(n_models), bins.shape)
+    segment = jnp.stack([bins, of_model, jnp.full_like(bins, first + n_models)])
     others = weight[None] if n_folds == 1 else jnp.where(fold == jnp.arange(n_folds)[:, None], 0.0, weight)
     complement = jnp.zeros_like(fold) if n_folds == 1 else fold
-    levels = [(label, _sums_of(residual, label[jnp.arange(n), model], others, size=size)) for label, size in segments]
+    sums = _sums_of(
+        jnp.tile(residual, 3), segment[:, rows, model].reshape(-1), jnp.tile(others, 3), size=first + n_models + 1
+    )
+    preferred = jnp.argmax(sums.total[complement[:, None], segment] > 0, axis=0)
+    place = complement[:, None], jnp.take_along_axis(segment, preferred[None], axis=0)[0]
 
     def tails(tilt: Array) -> Tails:
-        quantile, shift, known = jnp.zeros((n, n_models)), jnp.zeros((n, n_models)), jnp.zeros((n, n_models), bool)
-        for label, sums in levels:
-            place = complement[:, None], label
-            here, by, total = (part[place] for part in _tails_of(sums, tilt))
-            new = ~known & (total > 0)
-            quantile, shift = jnp.where(new, here, quantile), jnp.where(new, by, shift)
-            known = known | new
-        return Tails(quantile[jnp.arange(n), model], shift)
+        quantile, shift = (part[place] for part in _tails_of(sums, tilt))
+        return Tails(quantile[rows, model], shift)
 
     return tails
 
@@ -139,26 +142,28 @@ def _running(values: Array) -> Array:
 def _sums_of(residual: Array, segment: Array, weight: Array, *, size: int) -> _Sums:
     order = jnp.lexsort((residual, segment))
     ends = jnp.searchsorted(segment[order], jnp.arange(size + 1))
-    weight = weight[:, order]
-    return _Sums(residual[order], _running(weight), _running(weight * residual[order]), ends[:-1], ends[1:])
+    total = jax.vmap(lambda weight: jax.ops.segment_sum(weight, segment, num_segments=size))(weight)
+    weight, residual = weight[:, order], residual[order]
+    return _Sums(residual, _running(weight), _running(weight * residual), total, ends[:-1], ends[1:])
 
 
-def _tails_of(sums: _Sums, tilt: Array) -> tuple[Array, Array, Array]:
-    """Quantile, shift and total weight of each fold's complement and segment: [K, S] each."""
+def _tails_of(sums: _Sums, tilt: Array) -> tuple[Array, Array]:
+    """Quantile and shift of each fold's complement and segment: [K, S] each, 0 shift where it has no row."""
     tau = tilt / (1.0 + tilt)
-    below = sums.weight[:, sums.start]
-    total = sums.weight[:, sums.end] - below
     # The first row at which the running weight reaches tau's share of its segment.
-    place = jax.vmap(jnp.searchsorted)(sums.weight[:, 1:], below + tau * total)
+    place = jax.vmap(jnp.searchsorted)(sums.weight[:, 1:], sums.weight[:, sums.start] + tau * sums.total)
     place = jnp.clip(place, sums.start, jnp.maximum(sums.end - 1, sums.start))
     quantile = sums.residual[jnp.minimum(place, sums.residual.shape[0] - 1)]
 
     def between(first, last):
         """Sum of weights times (residual - quantile) over a part of each segment."""
-        of = lambda running: jnp.take_along_axis(running, last, 1) - jnp.take_along_axis(running, first, 1)  # noqa: E731
-        return of(sums.sums) - quantile * of(sums.weight)
+        weight, sum_ = (
+            jnp.take_along_axis(part, last, 1) - jnp.take_along_axis(part, first, 1)
+            for part in (sums.weight, sums.sums)
+        )
+        return sum_ - quantile * weight
 
     start, end = (jnp.broadcast_to(ends, place.shape) for ends in (sums.start, sums.end))
     spread = tilt * between(place, end) - between(start, place)
-    shift = (1.0 - 1.0 / tilt) * spread / jnp.where(total > 0, total, 1.0)
-    return quantile, shift, total
+    some = sums.total > 0
+    return quantile, jnp.where(some, (1.0 - 1.0 / tilt) * spread / jnp.where(some, sums.total, 1.0), 0.0)

@@ -24,7 +24,7 @@ from jrouter.bounding_scores import corrected, inverse_odds, tilted_scores
 from jrouter.chunks import map_rows, rows_at_once
 from jrouter.estimators import scored_factor
 from jrouter.inference import standard_error
-from jrouter.metrics import expected, utility
+from jrouter.metrics import utility
 from jrouter.policy import Policy
 from jrouter.residual_tails import BINS, make_tails
 from jrouter.types import Array, LoggedData, Nuisances
@@ -122,8 +122,8 @@ def sensitivity_bounds(
         low, high = scores(1.0 / gamma), scores(gamma)
         # Where a coefficient is negative, a model's upper bound is what makes the sum small.
         gains, losses = jnp.maximum(probability, 0.0), jnp.minimum(probability, 0.0)
-        of_rows = jax.vmap(expected)
-        low, high = of_rows(gains, low) + of_rows(losses, high), of_rows(gains, high) + of_rows(losses, low)
+        low, high = gains * low + losses * high, gains * high + losses * low
+        low, high = low.sum(axis=1), high.sum(axis=1)
         rows = jnp.stack([low, high, low - logged, high - logged])
         return weighted_mean(rows.T, row_weight), standard_error(rows, row_weight, group=group)
 
