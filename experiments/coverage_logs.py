@@ -62,14 +62,14 @@ REGIMES = {
     "outcome wrong": Regime(outcome_bend=0.1, world=1),
     "propensity wrong": Regime(choice_bend=0.6, world=2),
     "both wrong": Regime(outcome_bend=0.1, choice_bend=0.6, world=3),
-    "both right, poor overlap": Regime(spread=2.5, world=4),
-    "both right, 20,000 rows": Regime(rows=20_000, world=5),
-    "known propensities, outcome wrong": Regime(outcome_bend=0.1, known=True, world=10, reported=True),
-    "both right, fair overlap": Regime(spread=1.2, world=11, reported=True),
-    "both wrong, other world": Regime(outcome_bend=0.1, choice_bend=0.6, world=12, reported=True),
-    "known propensities, poor overlap": Regime(spread=2.5, outcome_bend=0.1, known=True, world=13, reported=True),
-    "outcome wrong, 20,000 rows": Regime(rows=20_000, outcome_bend=0.1, world=14, reported=True),
-    "both wrong, 20,000 rows": Regime(rows=20_000, outcome_bend=0.1, choice_bend=0.6, world=15, reported=True),
+    "both right + poor overlap": Regime(spread=2.5, world=4),
+    "both right + 20k rows": Regime(rows=20_000, world=5),
+    "known propensities + outcome wrong": Regime(outcome_bend=0.1, known=True, world=10, reported=True),
+    "both right + fair overlap": Regime(spread=1.2, world=11, reported=True),
+    "both wrong + other world": Regime(outcome_bend=0.1, choice_bend=0.6, world=12, reported=True),
+    "known propensities + poor overlap": Regime(spread=2.5, outcome_bend=0.1, known=True, world=13, reported=True),
+    "outcome wrong + 20k rows": Regime(rows=20_000, outcome_bend=0.1, world=14, reported=True),
+    "both wrong + 20k rows": Regime(rows=20_000, outcome_bend=0.1, choice_bend=0.6, world=15, reported=True),
 }
 
 

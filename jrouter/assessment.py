@@ -5,7 +5,7 @@ gives, at each lambda: the value, the gain over the logging policy and over the 
 a band, the hidden confounding that the gain would survive (`sensitivity`), and a verdict (`verdict`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -250,6 +250,11 @@ def _as_assessment(found: dict[str, Any], lambdas: np.ndarray, band: Any, thresh
             )
         )
     return tuple(said)
+
+
+def from_plain(rows: Sequence[Mapping[str, Any]]) -> Assessment:
+    """An assessment from dicts, as JSON gives them back."""
+    return tuple(AtLambda(**{**row, "reasons": tuple(row["reasons"])}) for row in rows)
 
 
 def describe(assessment: Assessment) -> str:

@@ -11,7 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
+from jrouter.assessment import Assessment, AtLambda, assess, describe, from_plain
 from jrouter.compiled_policy import CompiledPolicy
 from jrouter.interval import ascending, lambda_grid
 from jrouter.io import checkpoint
@@ -85,6 +87,7 @@ class Router:
       lambdas: ascending lambdas it was fitted for; others are clipped to their range.
       cost_unit: lambda is score per unit of this.
       embedding: name of the encoder of the embeddings, where known.
+      assessment: what the log says of a router learned like this one, at each lambda; empty where not assessed.
     """
 
     method: str
@@ -95,6 +98,7 @@ class Router:
     lambdas: tuple[float, ...]
     cost_unit: str = "USD"
     embedding: str | None = None
+    assessment: Assessment = ()
 
     def __post_init__(self):
         _ = self._policy  # made at once, so that threads share it
@@ -119,6 +123,8 @@ class Router:
         nuisances: NuisanceConfig = NuisanceConfig(),
         embedding: str | None = None,
         seed: int = 0,
+        assess_folds: int = 5,
+        progress: bool | None = None,
     ) -> "Router":
         """Learns a router from a log.
 
@@ -132,6 +138,9 @@ class Router:
           nuisances: how propensities and outcomes are estimated; its `pool` must be "any".
           embedding: name of the encoder, kept with the router.
           seed: of splits, initialisation and shuffling.
+          assess_folds: K of `assessment`, which fits everything K times more, each on (K - 1) / K of the log; 0 for a
+            router without.
+          progress: whether to show a bar with the time left; None for where there is a terminal.
 
         Raises:
           ValueError: for a method that needs full feedback, lambdas that do not ascend, a pool that is not "any",
@@ -145,11 +154,28 @@ class Router:
         split = split_log([log], seeds=[seed])[0]
         key_nuisances, key_fit = jax.random.split(jax.random.key(seed))
         estimated = jax.jit(lambda key, log: fit_nuisances(key, log, split, nuisances))(key_nuisances, log)
-        params = jax.jit(learner.fit)(key_fit, Problem(log, split, estimated, grid))
+        hidden = None if progress is None else not progress
+        with tqdm(total=1 + assess_folds, desc=f"fitting {method}", unit="fit", disable=hidden) as bar:
+            params = jax.block_until_ready(jax.jit(learner.fit)(key_fit, Problem(log, split, estimated, grid)))
+            bar.update()
+            assessment: Assessment = ()
+            if assess_folds:
+                assessment = assess(
+                    jax.random.fold_in(key_fit, 1),
+                    log,
+                    learner,
+                    METHODS["best_single"](),
+                    grid,
+                    nuisances=nuisances,
+                    n_folds=assess_folds,
+                    seed=seed,
+                    on_fold=lambda done: bar.update(),
+                )
         return cls(
             method=method,
             config=config or {},
             params=learner.settle(params),
+            assessment=assessment,
             models=log.models,
             dim=log.x.shape[1],
             lambdas=tuple(np.asarray(grid).tolist()),
@@ -158,9 +184,21 @@ class Router:
         )
 
     def explain(self) -> str:
-        """What the method decided and why, as text; its name alone where it decides nothing."""
+        """What the method decided and why, and what the router is worth by its log, as text."""
         learner = build_method(self.method, self.config)
-        return self.method if learner.explain is None else learner.explain(self.params)
+        decided = self.method if learner.explain is None else learner.explain(self.params)
+        return f"{decided}\n\n{describe(self.assessment)}" if self.assessment else decided
+
+    def assessed(self, lam: float) -> AtLambda:
+        """What the log says of this router at the nearest fitted lambda: value, gains, Gamma, verdict.
+
+        Raises:
+          ValueError: for a router that was not assessed, or a lambda as of `probabilities`.
+        """
+        if not self.assessment:
+            raise ValueError("this router was not assessed: fit it with assess_folds of at least 2")
+        nearest = self._clipped(lam)
+        return min(self.assessment, key=lambda one: abs(one.lam - nearest))
 
     def compile(self, batch_sizes: Sequence[int] | None = None) -> None:
         """Compiles what `route` and `probabilities` need, before a service takes traffic: later calls compile nothing.
@@ -265,6 +303,7 @@ class Router:
                 "lambdas": list(self.lambdas),
                 "cost_unit": self.cost_unit,
                 "explanation": self.explain().splitlines(),
+                "assessment": [one._asdict() for one in self.assessment],
                 "versions": {name: importlib.metadata.version(name) for name in packages},
             },
         )
@@ -315,4 +354,5 @@ class Router:
             lambdas=tuple(manifest["lambdas"]),
             cost_unit=manifest["cost_unit"],
             embedding=manifest.get("embedding"),
+            assessment=from_plain(manifest.get("assessment", [])),
         )

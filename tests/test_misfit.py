@@ -118,7 +118,9 @@ def test_the_worst_is_found_with_its_p_value():
     np.testing.assert_allclose(found.largest_p_value, 40 * 2 * norm.sf(np.abs(z).max()), rtol=1e-2)
     # Independent residuals: nearly a chi-square of T degrees of freedom.
     assert int(found.pooled_feature) == int((z**2).sum(axis=0).argmax())
-    np.testing.assert_allclose(np.log(found.pooled_p_value), np.log(10 * chi2.sf((z**2).sum(axis=0).max(), T)), rtol=0.1)
+    np.testing.assert_allclose(
+        np.log(found.pooled_p_value), np.log(10 * chi2.sf((z**2).sum(axis=0).max(), T)), rtol=0.1
+    )
     both = 2 * min(found.largest_p_value, found.pooled_p_value)
     np.testing.assert_allclose(found.p_value, min(1.0, both), rtol=1e-5)
     error, feature, over = residual[:, 2] * weight, features[:, 4], weight > 0
@@ -188,7 +190,9 @@ def p_values_of_log(key, bends, spread, *, split):
 
 @pytest.fixture(scope="module")
 def p_values():
-    log = LoggedData(jnp.zeros((N, D)), jnp.zeros(N, jnp.int32), jnp.zeros(N), jnp.zeros(N), models=("a", "b", "c", "d"))
+    log = LoggedData(
+        jnp.zeros((N, D)), jnp.zeros(N, jnp.int32), jnp.zeros(N), jnp.zeros(N), models=("a", "b", "c", "d")
+    )
     split = replace(split_log([log], seeds=[0], n_folds=3)[0], model_size=N)
     of_log = partial(p_values_of_log, split=split)
 

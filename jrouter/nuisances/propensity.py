@@ -47,9 +47,7 @@ def logistic_log_odds(params: dict[str, Array], x: Array) -> Array:
 
 
 @jax.custom_vjp
-def _moves_with(
-    slope: Array, x: Array, predicted: Array, weight: Array, penalty: Array, precondition: Array
-) -> Array:
+def _moves_with(slope: Array, x: Array, predicted: Array, weight: Array, penalty: Array, precondition: Array) -> Array:
     """0, as the slope at an optimum is; its derivative is that of the optimum, -H^-1 slope, H the Hessian there.
 
     By conjugate gradients, in products as small as a step's. Source: implicit function theorem.
