@@ -6,9 +6,11 @@ import jax
 import numpy as np
 
 from jrouter.calibration import OutcomeCalibration, PropensityCalibration
-from jrouter.diagnostics import Diagnosis, Support, Weights
+from jrouter.diagnostics import Diagnosis
 from jrouter.misfit import Misfit, moment_names
+from jrouter.overlap import Support, Weights
 
+<<<<<<< HEAD
 _OVERLAP = (
     "",
     "rows",
@@ -22,6 +24,9 @@ _OVERLAP = (
     "SMD",
     "weighted",
 )
+=======
+_OVERLAP = ("", "rows", "effective", "of rows", "largest w", "mean w", "(z)", "Pareto k", "no support", "SMD", "after")
+>>>>>>> diag
 _FIT = ("", "slope", "(z)", "misfit p", "largest |z|", "of", "along")
 
 
@@ -38,7 +43,7 @@ def explain_diagnosis(diagnosis: Diagnosis, models: Sequence[str], *, dim: int) 
     """
     found: Diagnosis = jax.tree.map(np.asarray, diagnosis)
     names = moment_names(dim)
-    overlap = [_OVERLAP]
+    overlap: list[tuple[str, ...]] = [_OVERLAP]
     for number, name in enumerate(models):
         weights, support = (
             jax.tree.map(lambda leaf, t=number: leaf[t], part) for part in (found.model_weights, found.model_support)
@@ -48,7 +53,7 @@ def explain_diagnosis(diagnosis: Diagnosis, models: Sequence[str], *, dim: int) 
         overlap.append((name, rows, *_weights(weights, support), *(f"{value:.2f}" for value in differences)))
     if found.policy_weights is not None and found.policy_support is not None:
         overlap.append(("policy", f"{found.rows:,.0f}", *_weights(found.policy_weights, found.policy_support), "", ""))
-    fit = [
+    fit: list[tuple[str, ...]] = [
         _FIT,
         ("propensity", *_calibration(found.propensity_calibration), *_misfit(found.propensity_misfit, models, names)),
         ("score", *_calibration(found.score_calibration), *_misfit(found.score_misfit, models, names)),
@@ -56,7 +61,10 @@ def explain_diagnosis(diagnosis: Diagnosis, models: Sequence[str], *, dim: int) 
         ("utility", *_calibration(found.utility_calibration), *_misfit(found.utility_misfit, models, names)),
     ]
     lines = [
-        f"{found.rows:,.0f} rows, {100 * found.unscored:.1f}% without a score. Overlap: each model and the policy.",
+        f"{found.rows:,.0f} rows, {100 * found.unscored:.1f}% without a score",
+        "",
+        "Overlap, of each model as if it were the policy; SMD: largest difference of its queries from all queries, in",
+        "standard deviations, and that after weighting.",
         *_aligned(overlap),
         "",
         "Nuisances: slope 1 is calibrated; misfit is of residuals along features of the query.",
@@ -87,7 +95,8 @@ def _calibration(calibration: PropensityCalibration | OutcomeCalibration | None)
 
 
 def _misfit(misfit: Misfit, models: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-    return f"{misfit.p_value:.2g}", f"{misfit.largest:.1f}", models[int(misfit.model)], names[int(misfit.feature)]
+    p_value = f"{misfit.p_value:.2g}" if misfit.p_value > 0 else "<1e-30"
+    return p_value, f"{misfit.largest:.1f}", models[int(misfit.model)], names[int(misfit.feature)]
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

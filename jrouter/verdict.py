@@ -8,6 +8,8 @@ verdict: `sensitivity` has it.
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax.numpy as jnp
+
 from jrouter.diagnostics import Diagnosis
 from jrouter.types import Array
 
@@ -59,7 +61,8 @@ def key_numbers(diagnosis: Diagnosis) -> dict[str, Array]:
         "largest_share": weights.largest_share,
         "pareto_k": weights.pareto_k,
         "mean_z": weights.mean_z,
-        "unsupported": support.absent,
+        # Where it is estimated (logged propensities), what chance leaves of it.
+        "unsupported": jnp.maximum(support.absent - 2.0 * support.absent_error, 0.0),
         "propensity_p": diagnosis.propensity_misfit.p_value,
         "outcome_p": diagnosis.utility_misfit.p_value,
         "imbalance": diagnosis.balance.largest_after.max(),

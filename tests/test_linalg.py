@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrouter.linalg import spd_inverse
+from jrouter.linalg import orthonormal, spd_inverse
 
 invert = jax.jit(spd_inverse)
 invert_many = jax.jit(jax.vmap(spd_inverse))
@@ -62,3 +62,13 @@ def test_two_independent_batches_in_one_program_finish():
     worker.join(timeout=120)
     assert not worker.is_alive(), "deadlock"
     np.testing.assert_allclose(done[0][0], 2.0 * done[0][1], rtol=1e-4, atol=1e-6)
+
+
+def test_columns_become_orthonormal_in_order():
+    rng = np.random.default_rng(2)
+    columns = rng.normal(size=(50, 5)) @ np.diag([1e3, 1.0, 1e-3, 1.0, 1.0])
+    columns[:, 4] = columns[:, 3] + 1e-2 * columns[:, 4]
+    got = np.asarray(jax.jit(orthonormal)(jnp.asarray(columns, jnp.float32)))
+    np.testing.assert_allclose(got.T @ got, np.eye(5), atol=1e-4)
+    expected = np.linalg.qr(columns)[0]
+    np.testing.assert_allclose(np.abs((got * expected).sum(axis=0)), 1.0, atol=1e-3)
