@@ -10,23 +10,7 @@ from jrouter.diagnostics import Diagnosis
 from jrouter.misfit import Misfit, moment_names
 from jrouter.overlap import Support, Weights
 
-<<<<<<< HEAD
-_OVERLAP = (
-    "",
-    "rows",
-    "effective",
-    "of rows",
-    "largest w",
-    "mean w",
-    "(z)",
-    "Pareto k",
-    "no support",
-    "SMD",
-    "weighted",
-)
-=======
 _OVERLAP = ("", "rows", "effective", "of rows", "largest w", "mean w", "(z)", "Pareto k", "no support", "SMD", "after")
->>>>>>> diag
 _FIT = ("", "slope", "(z)", "misfit p", "largest |z|", "of", "along")
 
 

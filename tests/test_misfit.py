@@ -68,16 +68,9 @@ def test_the_worst_is_found_with_its_p_value():
     np.testing.assert_allclose(found.largest, np.abs(z).max(), rtol=1e-6)
     np.testing.assert_allclose(found.largest_p_value, 40 * 2 * norm.sf(np.abs(z).max()), rtol=1e-2)
     # Independent residuals: nearly a chi-square of T degrees of freedom.
-<<<<<<< HEAD
-    assert int(found.pooled_feature) == int((z**2).sum(axis=0).argmax())
-    np.testing.assert_allclose(
-        np.log(found.pooled_p_value), np.log(10 * chi2.sf((z**2).sum(axis=0).max(), T)), rtol=0.1
-    )
-=======
     squares = (z**2).sum(axis=0)
     assert int(found.pooled_feature) == int(squares.argmax())
     np.testing.assert_allclose(np.log(found.pooled_p_value), np.log(10 * chi2.sf(squares.max(), T)), rtol=0.1)
->>>>>>> diag
     both = 2 * min(found.largest_p_value, found.pooled_p_value)
     np.testing.assert_allclose(found.p_value, min(1.0, both), rtol=1e-5)
     error, feature, over = residual[:, 2] * weight, features[:, 4], weight > 0
