@@ -211,8 +211,9 @@ def slopes_table() -> str:
 
 def confounding_table() -> str:
     """Bounds under a hidden coin, by its strength."""
-    rows = [TABLE_COLUMNS, ["---:"] * len(TABLE_COLUMNS), *table_rows(RESULTS / "confounding.json")]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows).replace(" ---: ", "---:")
+    lines = ["| " + " | ".join(TABLE_COLUMNS) + " |", "|" + "---:|" * len(TABLE_COLUMNS)]
+    lines += ["| " + " | ".join(row) + " |" for row in table_rows(RESULTS / "confounding.json")]
+    return "\n".join(lines)
 
 
 def tuning_table() -> str:

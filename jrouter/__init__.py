@@ -7,6 +7,7 @@ answer. See the README for a tour.
 """
 
 from jrouter.balancing import balancing_weights
+from jrouter.bounding_scores import doubly_valid, pessimistic_scores, tilted_outcome
 from jrouter.diagnostics import Diagnosis, diagnose
 from jrouter.estimators import (
     augmented,
@@ -45,8 +46,10 @@ from jrouter.off_policy import fixed_policy_value, paired_difference
 from jrouter.policy import Method, Policy, Problem, evaluate
 from jrouter.policy_value import bootstrap_estimates, policy_terms
 from jrouter.preferences import with_utility
+from jrouter.query_bounds import query_intervals
 from jrouter.refitted import refitted_bootstrap
 from jrouter.router import Router
+from jrouter.sensitivity import critical_gamma, fixed_policy_bounds, sensitivity_bounds
 from jrouter.splits import split_log
 from jrouter.tuning import choose_strength, slope
 from jrouter.types import BenchmarkTable, CounterfactualScores, LoggedData, Nuisances, take_rows
@@ -74,14 +77,17 @@ __all__ = [
     "classification_surrogate",
     "cost_weighted_surrogate",
     "counterfactual_scores",
+    "critical_gamma",
     "cross_fitted_value",
     "diagnose",
     "direct",
     "doubly_robust",
+    "doubly_valid",
     "evaluate",
     "explain_diagnosis",
     "fit_nuisances",
     "fit_stream",
+    "fixed_policy_bounds",
     "fixed_policy_value",
     "honest_best",
     "interpolate",
@@ -92,14 +98,17 @@ __all__ = [
     "overlap_row_weight",
     "overlap_tilt",
     "paired_difference",
+    "pessimistic_scores",
     "pinsker_regret_bound",
     "policy_terms",
+    "query_intervals",
     "read_log",
     "read_table",
     "refitted_bootstrap",
     "regret",
     "routing_accuracy",
     "self_normalised_weights",
+    "sensitivity_bounds",
     "shrunken_weight",
     "simultaneous_interval",
     "slope",
@@ -107,6 +116,7 @@ __all__ = [
     "split_log",
     "switch_weight",
     "take_rows",
+    "tilted_outcome",
     "time_blocks",
     "total_variation_regret_bound",
     "utility",

@@ -67,7 +67,7 @@ def ratio_bounds(outcome: Array, low: Array, high: Array, weight: Array) -> tupl
     )
 
 
-def query_bounds(
+def query_intervals(
     queries: Array,
     x: Array,
     observed: Array,

@@ -31,6 +31,23 @@ def test_regret_training_beats_what_ignores_the_bias(regime):
         assert min(difference["estimate"]) >= 0, naive
 
 
+def test_bounds_hold_under_hidden_confounding_where_the_point_estimate_does_not():
+    from confounding import joined
+
+    found = joined(RESULTS / "confounding.json")
+    assert [one.strength for one in found] == [1.0, 1.25, 1.5, 2.0, 3.0, 5.0]
+    assert all(one.logs == 200 for one in found)
+    for one in found:
+        # What is called the coin's Gamma is its Gamma.
+        assert one.gamma == pytest.approx(one.strength, abs=1e-3)
+        assert one.held[one.at(one.strength) :].min() >= (0.9 if one.strength == 1.0 else 0.99)
+        if one.strength >= 1.5:
+            assert one.held[0] < 0.05
+            # A gain is announced in nearly every log, whether there is one or not; by bounds, where there is one.
+            assert one.announced[0] > 0.95 and one.announced[one.at(one.strength)] < 0.05
+    assert found[-1].true_gain < 0 < found[0].true_gain
+
+
 def test_csv_holds_every_cell_of_the_json():
     found = setting("synthetic_linear")
     with open(RESULTS / "synthetic_linear.csv", newline="") as file:

@@ -36,7 +36,7 @@ from jrouter.methods.rm_residual import RmResidualConfig
 from jrouter.methods.rm_softmax import RmSoftmaxConfig
 from jrouter.metrics import utility
 from jrouter.policy import Problem
-from jrouter.query_bounds import query_bounds, ratio_bounds
+from jrouter.query_bounds import query_intervals, ratio_bounds
 from jrouter.residual_tails import BINS, ROWS_PER_BIN, make_tails, prediction_bins
 from jrouter.router import build_method
 from jrouter.sensitivity import Bounds, critical_gamma, crossing, fixed_policy_bounds, sensitivity_bounds
@@ -595,7 +595,7 @@ def test_query_bounds_are_those_of_the_nearest_rows():
     weight = rng.integers(0, 3, n).astype(float)
     args = tuple(jnp.asarray(a, jnp.float32) for a in (queries, x, observed))
     more = {"n_models": 3, "neighbours": most, "row_weight": jnp.asarray(weight, jnp.float32)}
-    run = quick(partial(query_bounds, **more, chunk=3))
+    run = quick(partial(query_intervals, **more, chunk=3))
     low, high = run(*args, jnp.asarray(model, jnp.int32), jnp.asarray(p, jnp.float32), GAMMAS)
     assert low.shape == high.shape == (7, 3, 3)
     for i, query in enumerate(queries):
@@ -615,7 +615,7 @@ def test_query_bounds_are_those_of_the_nearest_rows():
     assert (low[..., 2] == -np.inf).all() and (high[..., 2] == np.inf).all()
     with pytest.raises(ValueError, match="neighbours: expected at least 1, got 0"):
         nothing = jnp.zeros((0, 2)), jnp.zeros(0), jnp.zeros(0, jnp.int32), jnp.zeros(0), GAMMAS
-        query_bounds(nothing[0], *nothing, n_models=2, neighbours=0)
+        query_intervals(nothing[0], *nothing, n_models=2, neighbours=0)
 
 
 def test_query_bounds_hold_the_mean_given_the_query_under_a_hidden_coin():
@@ -628,7 +628,7 @@ def test_query_bounds_hold_the_mean_given_the_query_under_a_hidden_coin():
         # In the middle, where there are neighbours on all sides.
         queries = draw_known_queries(world, key_queries, 40) / 2
         gammas = jnp.stack([jnp.float32(1.0), jax.vmap(partial(hidden_gamma, world))(log.x).max()])
-        bounds = query_bounds(queries, log.x, log.score, log.model, chosen, gammas, n_models=4, neighbours=150)
+        bounds = query_intervals(queries, log.x, log.score, log.model, chosen, gammas, n_models=4, neighbours=150)
         return *bounds, jax.vmap(lambda x: mean_outcomes(world, x)[0])(queries)
 
     low, high, truth = (np.asarray(part) for part in run(jax.random.key(1), jax.random.key(2)))
