@@ -8,6 +8,7 @@ answer. See the README for a tour.
 
 from jrouter.balancing import balancing_weights
 from jrouter.bounding_scores import doubly_valid, pessimistic_scores, tilted_outcome
+from jrouter.bounds import imbens_manski_critical, utility_range, value_bounds
 from jrouter.diagnostics import Diagnosis, diagnose
 from jrouter.estimators import (
     augmented,
@@ -32,6 +33,13 @@ from jrouter.io.columns import DataError
 from jrouter.io.logs import read_log, write_log
 from jrouter.io.tables import read_table
 from jrouter.large_logs import fit_stream
+from jrouter.limited_overlap import (
+    limited_overlap_value,
+    overlap_weighted_value,
+    supported,
+    supported_terms,
+    supported_value,
+)
 from jrouter.losses import (
     classification_surrogate,
     cost_weighted_surrogate,
@@ -45,6 +53,9 @@ from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
 from jrouter.off_policy import fixed_policy_value, paired_difference
 from jrouter.policy import Method, Policy, Problem, evaluate
 from jrouter.policy_value import bootstrap_estimates, policy_terms
+from jrouter.power import power_by_formula, power_curve, power_grid, rows_by_formula
+from jrouter.power_search import exploration_needed, rows_needed
+from jrouter.power_world import exploration_price, gain_deviation, make_power_world, with_gain
 from jrouter.preferences import with_utility
 from jrouter.query_bounds import query_intervals
 from jrouter.refitted import refitted_bootstrap
@@ -85,28 +96,40 @@ __all__ = [
     "doubly_valid",
     "evaluate",
     "explain_diagnosis",
+    "exploration_needed",
+    "exploration_price",
     "fit_nuisances",
     "fit_stream",
     "fixed_policy_bounds",
     "fixed_policy_value",
     "honest_best",
+    "gain_deviation",
+    "imbens_manski_critical",
     "interpolate",
     "inverse_propensity_weight",
     "ips",
     "lambda_grid",
+    "limited_overlap_value",
+    "make_power_world",
     "mrdr_row_weight",
     "overlap_row_weight",
     "overlap_tilt",
+    "overlap_weighted_value",
     "paired_difference",
     "pessimistic_scores",
     "pinsker_regret_bound",
     "policy_terms",
     "query_intervals",
+    "power_by_formula",
+    "power_curve",
+    "power_grid",
     "read_log",
     "read_table",
     "refitted_bootstrap",
     "regret",
     "routing_accuracy",
+    "rows_by_formula",
+    "rows_needed",
     "self_normalised_weights",
     "sensitivity_bounds",
     "shrunken_weight",
@@ -114,6 +137,9 @@ __all__ = [
     "slope",
     "softmax_regret",
     "split_log",
+    "supported",
+    "supported_terms",
+    "supported_value",
     "switch_weight",
     "take_rows",
     "tilted_outcome",
@@ -121,6 +147,9 @@ __all__ = [
     "total_variation_regret_bound",
     "utility",
     "wald_interval",
+    "utility_range",
+    "value_bounds",
+    "with_gain",
     "with_utility",
     "write_log",
 ]

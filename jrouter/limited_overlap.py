@@ -6,7 +6,7 @@ and doubly robust values lean there on the outcome model alone. Three honest ans
 - `supported_value`: the value of the supported choices alone. ANOTHER ESTIMAND: it answers "how good are the
   choices that the log can judge", not "what is the policy worth".
 - `overlap_weighted_value`: the value over queries that could have gone to every model. ANOTHER ESTIMAND, too.
-- `value_bounds.value_bounds`: the policy's value over ALL queries, as an interval: whatever the unsupported choices
+- `bounds.value_bounds`: the policy's value over ALL queries, as an interval: whatever the unsupported choices
   are worth between the lowest and the highest possible outcome.
 
 The supported set is what the given propensities say it is, and counts as known. For a fixed threshold and policy
@@ -24,11 +24,11 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import register_dataclass
 
+from jrouter.bounds import ValueBounds, utility_range, value_bounds
 from jrouter.estimators import inverse_propensity_weight, overlap_row_weight
 from jrouter.inference import standard_error
 from jrouter.metrics import expected, utility
 from jrouter.types import Array, LoggedData, Nuisances
-from jrouter.value_bounds import ValueBounds, utility_range, value_bounds
 from jrouter.weighted import model_means, weighted_mean
 
 SUPPORTED = (
@@ -198,7 +198,7 @@ def overlap_weighted_value(
     )
 
 
-def limited_overlap(
+def limited_overlap_value(
     log: LoggedData,
     nuisances: Nuisances,
     probability: Array,

@@ -6,11 +6,15 @@ of the user's own log (`power_world`), and by the formula that simulation checks
     power = Phi(g sqrt(m) / sd - z),   m = ((z + z_power) sd / g)^2
 
 for m rows, a gain g, a row's standard deviation sd (`gain_deviation`, or that of the log's own contributions) and
-the interval's normal value z. The formula trusts the normal distribution and the standard error; with a few rows of
-huge weights neither holds, and the simulation shows it in the coverage of its intervals. `power_search` turns both around: rows, or exploration, for a power.
+the interval's normal value z. `power_search` turns both around: rows, or exploration, for a power.
+
+The formula trusts the standard error that a log reports. Where overlap is poor, most logs hold none of the few rows
+that should weigh most: they report small errors, and simulated power is then HIGHER than the formula's, though by
+luck alone, as the simulation knows the outcome model to be right. `Power.trusted` says where that is so.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -23,8 +27,12 @@ from jrouter.estimators import inverse_propensity_weight
 from jrouter.power_world import DrawnLog, PowerWorld, draw_rows, explored
 from jrouter.types import Array
 
-Fit = Callable[[Array, DrawnLog], tuple[Array, Array]]
-"""(key, m rows) -> outcome [m, T] and propensity [m] of the logged model: nuisances fitted on a simulated log."""
+LEAST_REPORTED = 0.9
+"""Of the spread of estimates, for the standard errors of logs to be trusted."""
+
+Fit = Callable[[Array, DrawnLog, Array], tuple[Array, Array]]
+"""(key, m rows, their weights [m]) -> outcome [m, T] and propensity [m] of the logged model: nuisances fitted on a
+simulated log. Rows of weight 0 are of larger logs, and must not count."""
 
 
 class Power(NamedTuple):
@@ -36,8 +44,7 @@ class Power(NamedTuple):
       gain: mean estimate.
       spread: standard deviation of the estimates.
       standard_error: mean of the standard errors that logs report; less than `spread` where they promise too much.
-      coverage: share of simulated logs whose interval holds the true gain. Power means little where it is below the
-        level: such intervals exclude 0 too often without a gain, too.
+      coverage: share of simulated logs whose interval holds the true gain.
     """
 
     power: Array
@@ -46,6 +53,14 @@ class Power(NamedTuple):
     spread: Array
     standard_error: Array
     coverage: Array
+
+    @property
+    def trusted(self) -> Array:
+        """Whether logs report the errors that they make: standard errors at least `LEAST_REPORTED` of the spread.
+
+        Elsewhere power says little: what such logs detect depends on rows that they do not hold.
+        """
+        return self.standard_error >= LEAST_REPORTED * self.spread
 
 
 def normal_value(level: float, *, one_sided: bool) -> float:
@@ -120,7 +135,8 @@ def power_curve(
     key: Array,
     world: PowerWorld,
     *,
-    sizes: Sequence[int],
+    sizes: Sequence[int] | Array,
+    n_rows: int | None = None,
     exploration: float | Array = 0.0,
     n_simulations: int = 1000,
     level: float = 0.95,
@@ -136,12 +152,14 @@ def power_curve(
     Args:
       key: of the simulations; the same one gives the same queries at every share of exploration.
       world: of `with_gain`.
-      sizes: M numbers of rows, ascending; static.
+      sizes: M numbers of rows, ascending, the least at least 2.
+      n_rows: rows that are drawn, at least the largest size, so that logs of many sizes share a program; static. None
+        for the largest size, which must then be known when traced.
       exploration: e, share of uniform choices.
       n_simulations: B.
       level: of the interval.
       one_sided: whether the interval has a lower end only (power to see that the policy is better), or both.
-      fit: fits the nuisances on each simulated log, and each size; pure. None takes the world's own, the truth, as
+      fit: fits the nuisances on each simulated log, at each size; pure. None takes the world's own, the truth, as
         if these were known: the price of estimating them, second order in large logs, is then left out.
       at_once: simulations in one vmap; bounds memory.
 
@@ -156,36 +174,33 @@ def power_curve(
     >>> power_curve(jax.random.key(0), world, sizes=(10, 20), n_simulations=3).power
     Array([1., 1.], dtype=float32)
     """
-    sizes = [int(size) for size in sizes]
-    if sizes[0] < 2 or sizes != sorted(set(sizes)):
-        raise ValueError(f"sizes: expected ascending numbers of at least 2 rows, got {sizes}")
-    chosen = explored(world, exploration)
-    at_once = at_once or rows_at_once(sizes[-1] * (chosen.shape[1] + 8), most=64)
-    at_once = min(at_once, n_simulations)
+    if n_rows is None:
+        n_rows = int(sizes[-1])
+    chosen, sizes = explored(world, exploration), jnp.asarray(sizes)
+    at_once = min(at_once or rows_at_once(n_rows * (chosen.shape[1] + 8), most=64), n_simulations)
     value = normal_value(level, one_sided=one_sided)
+    # Of each row, the first of the sizes that has it.
+    place = jnp.searchsorted(sizes, jnp.arange(n_rows), side="right")
 
-    def of_rows(rows: Array) -> Array:
-        """[2, K], sums and sums of squares between sizes."""
-        ends = [0, *sizes]
-        parts = [rows[start:end] for start, end in zip(ends[:-1], ends[1:], strict=True)]
-        return jnp.stack([jnp.stack([part.sum(), jnp.square(part).sum()]) for part in parts], axis=1)
+    def sums_of_refit(fit: Fit, key: Array, drawn: DrawnLog, size: Array) -> Array:
+        weight = (jnp.arange(n_rows) < size).astype(chosen.dtype)
+        rows = gain_rows(world, drawn, fit(key, drawn, weight))
+        return jnp.stack([weight @ rows, weight @ jnp.square(rows)])
 
     def simulate(key: Array) -> tuple[Array, Array]:
         key_draw, key_fit = jax.random.split(key)
-        drawn = draw_rows(key_draw, world, chosen, n_rows=sizes[-1])
+        drawn = draw_rows(key_draw, world, chosen, n_rows=n_rows)
+
         if fit is None:
-            sums = jnp.cumsum(of_rows(gain_rows(world, drawn)), axis=1)
+            rows = gain_rows(world, drawn)
+            columns = jnp.stack([rows, jnp.square(rows)], axis=1)
+            sums = jax.ops.segment_sum(columns, place, num_segments=len(sizes) + 1, indices_are_sorted=True)
+            sums = jnp.cumsum(sums[:-1], axis=0)
         else:
-            columns = []
-            for size in sizes:
-                first = jax.tree.map(lambda leaf, size=size: leaf[:size], drawn)
-                rows = gain_rows(world, first, fit(key_fit, first))
-                columns.append(jnp.stack([rows.sum(), jnp.square(rows).sum()]))
-            sums = jnp.stack(columns, axis=1)
-        n = jnp.array(sizes, sums.dtype)
-        mean = sums[0] / n
+            sums = jax.lax.map(partial(sums_of_refit, fit, key_fit, drawn), sizes)
+        mean, square = sums.T / sizes
         # Around the true gain, so that little is left to cancel.
-        error = jnp.sqrt(jnp.maximum(sums[1] / n - jnp.square(mean), 0.0) / n)
+        error = jnp.sqrt(jnp.maximum(square - jnp.square(mean), 0.0) / sizes)
         return world.gain + mean, error
 
     keys = jax.random.split(key, (-(-n_simulations // at_once), at_once))
@@ -205,7 +220,7 @@ def power_curve(
     )
 
 
-def power_grid(key: Array, world: PowerWorld, *, sizes: Sequence[int], explorations: Array, **named) -> Power:
+def power_grid(key: Array, world: PowerWorld, *, sizes: Sequence[int] | Array, explorations: Array, **named) -> Power:
     """`power_curve` at each share of exploration [E], with common random numbers: leaves [E, M]. Pure."""
 
     def at(exploration):

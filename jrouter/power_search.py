@@ -7,10 +7,11 @@ exploration_needed(key, world, n_rows=10_000)
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jrouter.power import Power, power_by_formula, power_curve, rows_by_formula
 from jrouter.power_world import PowerWorld, exploration_price, gain_deviation
@@ -18,8 +19,6 @@ from jrouter.types import Array
 
 STEP = 1.05
 """Sizes that `rows_needed` tries are 5% apart."""
-LEAST_COVERAGE = 0.93
-"""Of intervals of 95%, for their power to count. Those that cover less exclude 0 without a gain, too."""
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 """Shares of exploration that `exploration_needed` tries first."""
 
@@ -62,11 +61,15 @@ class ExplorationNeeded(NamedTuple):
     price: float
 
 
-def suffices(found: Power, target: float, level: float, n_simulations: int) -> list[bool]:
-    """Whether a power is reached by intervals that cover, in the bounds of Monte Carlo error; by size."""
-    least = 1.0 - (1.0 - level) * (1.0 - LEAST_COVERAGE) / 0.05
-    allowance = 2.0 * math.sqrt(least * (1.0 - least) / n_simulations)
-    return ((found.power >= target) & (found.coverage >= least - allowance)).tolist()
+def suffices(found: Power, target: float) -> list[bool]:
+    """Whether a power is reached by logs that report the errors they make (`Power.trusted`), by size."""
+    return ((found.power >= target) & found.trusted).tolist()
+
+
+@cache
+def program(**static) -> Callable[..., Power]:
+    """`power_curve`, compiled once for many gains, shares of exploration and sizes."""
+    return jax.jit(partial(power_curve, **static))
 
 
 def rows_needed(
@@ -81,9 +84,9 @@ def rows_needed(
     one_sided: bool = False,
     **named,
 ) -> RowsNeeded:
-    """The fewest rows with a simulated power of `target`, by intervals that cover, as in all larger logs tried.
+    """The fewest rows with a simulated power of `target` that can be trusted, there and in all larger logs tried.
 
-    Sizes 5% apart around what the formula says are simulated in one program; further ones if need be. On the host.
+    Sizes 5% apart around what the formula says are simulated by one program; further ones if need be. On the host.
 
     Args:
       key: of the simulations.
@@ -97,19 +100,19 @@ def rows_needed(
       named: fit and at_once of `power_curve`.
     """
     interval = {"level": level, "one_sided": one_sided}
+    named = {"n_simulations": n_simulations, **interval, **named}
     formula = float(rows_by_formula(gain_deviation(world, exploration), world.gain, target=target, **interval))
     middle = min(max(formula, 4.0), float(max_rows))
     sufficient, upwards = None, False
     while True:
-        tried = {int(min(max(round(middle * STEP**step), 2), max_rows)) for step in range(-10, 16)}
-        sizes = tuple(sorted(tried))
-        curve = partial(power_curve, sizes=sizes, n_simulations=n_simulations, **interval, **named)
-        found = jax.jit(curve)(key, world, exploration=exploration)
-        enough = suffices(found, target, level, n_simulations)
+        sizes = [int(min(max(round(middle * STEP**step), 2), max_rows)) for step in range(-10, 16)]
+        curve = program(n_rows=2 ** math.ceil(math.log2(sizes[-1])), **named)
+        found = curve(key, world, sizes=jnp.array(sizes), exploration=exploration)
+        enough = suffices(found, target)
         first = len(sizes) - enough[::-1].index(False) if False in enough else 0
         place = min(first, len(sizes) - 1)
-        there = (float(part[place]) for part in (found.power, found.error, found.coverage))
-        answer = RowsNeeded(sizes[place], *there, formula)
+        power, error, coverage = (float(part[place]) for part in (found.power, found.error, found.coverage))
+        answer = RowsNeeded(sizes[place], power, error, coverage, formula)
         if first < len(sizes):
             if first > 0 or sizes[0] == 2 or upwards:
                 return answer
@@ -134,7 +137,7 @@ def exploration_needed(
     one_sided: bool = False,
     **named,
 ) -> ExplorationNeeded:
-    """The least share of uniform exploration at which logs of `n_rows` have the power `target`, and cover.
+    """The least share of uniform exploration at which logs of `n_rows` have the power `target`, and can be trusted.
 
     `shares` are simulated, then the bracket of the first that suffices is halved 5 times, all by one program. Power
     need not rise with exploration: where the logging policy mostly chooses what the policy would, exploring takes
@@ -152,20 +155,21 @@ def exploration_needed(
       named: fit and at_once of `power_curve`.
     """
     interval = {"level": level, "one_sided": one_sided}
-    curve = jax.jit(partial(power_curve, sizes=(n_rows,), n_simulations=n_simulations, **interval, **named))
+    compiled = program(n_rows=n_rows, n_simulations=n_simulations, **interval, **named)
+    curve = partial(compiled, key, world, sizes=jnp.array([n_rows]))
 
     def simulated(share: float) -> bool:
-        return suffices(curve(key, world, exploration=share), target, level, n_simulations)[0]
+        return suffices(curve(exploration=share), target)[0]
 
     def by_formula(share: float) -> bool:
         power = power_by_formula(gain_deviation(world, share), world.gain, n_rows, **interval)
         return float(power) >= target
 
     share = least_share(simulated, shares)
-    found = curve(key, world, exploration=shares[-1] if share is None else share)
-    there = (float(part[0]) for part in (found.power, found.error, found.coverage))
+    found = curve(exploration=shares[-1] if share is None else share)
+    power, error, coverage = (float(part[0]) for part in (found.power, found.error, found.coverage))
     price = math.nan if share is None else float(exploration_price(world, share))
-    return ExplorationNeeded(share, *there, least_share(by_formula, shares), price)
+    return ExplorationNeeded(share, power, error, coverage, least_share(by_formula, shares), price)
 
 
 def least_share(enough: Callable[[float], bool], shares: Sequence[float], *, halvings: int = 5) -> float | None:

@@ -224,22 +224,21 @@ def draw_rows(key: Array, world: PowerWorld, chosen: Array, *, n_rows: int) -> D
       chosen: [n, T], of `explored`.
       n_rows: m.
     """
-    key_row, key_model, key_score, key_noise = jax.random.split(key, 4)
+    key_row, key_rest = jax.random.split(key)
     n = world.weight.shape[0]
+    of_model, of_score, of_noise = jax.random.uniform(key_rest, (3, n_rows))
     if world.even:
         row = jax.random.randint(key_row, (n_rows,), 0, n)
     else:
         total = jnp.cumsum(world.weight)
-        uniform = jax.random.uniform(key_row, (n_rows,))
-        row = jnp.searchsorted(total, uniform * total[-1], side="right").clip(max=n - 1)
+        row = jnp.searchsorted(total, jax.random.uniform(key_row, (n_rows,)) * total[-1], side="right").clip(max=n - 1)
     # By inverting the distribution of each row: one random number instead of T.
     below = jnp.cumsum(chosen, axis=1)
-    cut = jax.random.uniform(key_model, (n_rows,)) * below[row, -1]
-    model = (cut[:, None] >= below[row, :-1]).sum(axis=1)
-    noise = world.noise[model, jax.random.randint(key_noise, (n_rows,), 0, world.noise.shape[1])]
+    model = ((of_model * below[row, -1])[:, None] >= below[row, :-1]).sum(axis=1)
+    noise = world.noise[model, (of_noise * world.noise.shape[1]).astype(jnp.int32)]
     if world.chance is not None:
         chance = world.chance[row, model]
-        noise = noise + (jax.random.uniform(key_score, (n_rows,)) < chance) - chance
+        noise = noise + (of_score < chance) - chance
     return DrawnLog(row, model, world.mean[row, model] + noise, noise, chosen[row, model])
 
 

@@ -10,13 +10,19 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from jrouter.bounds import imbens_manski_critical, utility_range, value_bounds
 from jrouter.estimators import doubly_robust, overlap_tilt
 from jrouter.inference import standard_error
 from jrouter.known_worlds import draw_known_log, draw_known_queries, linear_rule, log_odds, make_known_world
 from jrouter.known_worlds import mean_outcomes as true_means
-from jrouter.limited_overlap import limited_overlap, overlap_weighted_value, supported, supported_terms, supported_value
+from jrouter.limited_overlap import (
+    limited_overlap_value,
+    overlap_weighted_value,
+    supported,
+    supported_terms,
+    supported_value,
+)
 from jrouter.types import Nuisances
-from jrouter.value_bounds import imbens_manski_critical, utility_range, value_bounds
 
 N, T, LAM, THRESHOLD = 800, 4, 150.0, 0.05
 LOGS = 600
@@ -68,7 +74,7 @@ def truths():
 
 @cache
 def simulated(logged_only=False):
-    """`limited_overlap` of many logs."""
+    """`limited_overlap_value` of many logs."""
 
     @jax.jit
     @jax.vmap
@@ -76,7 +82,7 @@ def simulated(logged_only=False):
         log, nuisances, probability = drawn_log(key)
         if logged_only:
             nuisances = replace(nuisances, all_propensity=None)
-        return limited_overlap(log, nuisances, probability, LAM, threshold=THRESHOLD, cost_range=COST_RANGE)
+        return limited_overlap_value(log, nuisances, probability, LAM, threshold=THRESHOLD, cost_range=COST_RANGE)
 
     return jax.tree.map(np.asarray, of_log(jax.random.split(jax.random.key(2), LOGS)))
 
@@ -134,7 +140,7 @@ def test_bounds_are_right_and_hold_the_value_over_all_queries_where_doubly_robus
     @jax.vmap
     def usual(key):
         log, nuisances, probability = drawn_log(key)
-        all_of_it = limited_overlap(log, nuisances, probability, LAM, threshold=0.0, cost_range=COST_RANGE)
+        all_of_it = limited_overlap_value(log, nuisances, probability, LAM, threshold=0.0, cost_range=COST_RANGE)
         return all_of_it.supported.value, all_of_it.supported.error
 
     value, error = usual(jax.random.split(jax.random.key(2), LOGS))
@@ -176,7 +182,7 @@ def one_log():
     return jax.jit(lambda: drawn_log(jax.random.key(4)))()
 
 
-overlap_of = jax.jit(limited_overlap, static_argnames=("score_range", "cost_range"))
+overlap_of = jax.jit(limited_overlap_value, static_argnames=("score_range", "cost_range"))
 """Compiled once for logs of one shape; a threshold is traced."""
 
 

@@ -43,7 +43,7 @@ class ValueBounds(NamedTuple):
     critical: Array
 
 
-def imbens_manski_critical(width: Array, *, level: float = 0.95) -> Array:
+def imbens_manski_critical(width: float | Array, *, level: float = 0.95) -> Array:
     """Standard errors to add on either side of an identified interval, for one that holds the true VALUE.
 
     c of  Phi(c + width) - Phi(-c) = level
