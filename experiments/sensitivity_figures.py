@@ -48,7 +48,7 @@ def gain_by_gamma(
     for name, line, said in (("point", "-", "gain vanishes"), ("confident", "--", "lower confidence end vanishes")):
         beyond = critical[f"{name}_beyond"]
         label = f"{said}: Gamma {'> ' if beyond else ''}{critical[name]:.2f}"
-        axis.axvline(critical[name], color=POINT, linewidth=1.4, linestyle=line, label=label)
+        axis.axvline(critical[name], ymax=0.68, color=POINT, linewidth=1.4, linestyle=line, label=label)
     axis.set_xscale("log")
     shown = [gamma for gamma in gammas if f"{gamma:g}" in ("1", "1.25", "1.5", "2", "3", "5", "10")] or list(gammas)
     axis.set_xticks(shown, [f"{gamma:g}" for gamma in shown])
@@ -56,7 +56,7 @@ def gain_by_gamma(
     axis.set_xlim(0.97 * gammas[0], gammas[-1])
     # Room for the legend above.
     axis.set_ylim(ends[0].min() - 2, ends[1].max() + 0.4 * (ends[1].max() - ends[0].min()))
-    axis.set_xlabel("Gamma: odds of a choice that hidden factors may change")
+    axis.set_xlabel("Gamma: factor by which something hidden may change odds")
     axis.set_ylabel(f"gain over the logging policy x {scale:g}")
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8, loc="upper left", frameon=False)
