@@ -9,6 +9,7 @@ Pure: jit it, vmap it over logs. Thresholds are not set here. Where something ca
 holds, the field is None; no number is NaN.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import chex
@@ -153,8 +154,8 @@ def diagnose(
     residuals = jnp.stack([score, cost, utility(score, cost, lam)])
     predicted = jnp.stack([nuisances.score, nuisances.cost, utility(nuisances.score, nuisances.cost, lam)])
     weights = jnp.stack([score_weight, row_weight, score_weight])
-    calibrations = jax.vmap(lambda *outcome: outcome_calibration(*outcome[:2], log.model, outcome[2], group=group))(
-        residuals, predicted, weights
+    calibrations = jax.vmap(partial(outcome_calibration, group=group), in_axes=(0, 0, None, 0))(
+        residuals, predicted, log.model, weights
     )
     misfits = jax.vmap(lambda residual, weight: misfit(residual, features, weight, group=group))(
         jnp.concatenate([residuals, of_choice[None]]), jnp.concatenate([weights, row_weight[None]])
