@@ -10,7 +10,6 @@ from jrouter.metrics import pareto_frontier
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import LogLocator, NullFormatter
 
 # Okabe and Ito's colours, told apart by the colour-blind and in print, where dashes and markers help.
 STYLES = {
@@ -130,48 +129,6 @@ def interval_figure(result: Path, out: Path) -> None:
         axis.set_title(f"{setting['table']}, {setting['logging_policy']} logging", fontsize=10)
         axis.grid(alpha=0.25)
     axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    _save(figure, out)
-
-
-def power_figure(result: Path, out: Path) -> None:
-    """Power over rows, a line per share of exploration: simulated, with Monte Carlo errors, and by the formula."""
-    settings = json.loads(result.read_text())["results"]
-    panels = [(setting, gain) for setting in settings for gain in setting["gains"]]
-    figure, axes = _panel_grid(len(panels), width=4.4)
-    colours = ("#000000", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#56B4E9")
-    for axis, (setting, gain) in zip(axes, panels, strict=True):
-        for place, one in enumerate(gain["explorations"]):
-            colour = colours[place % len(colours)]
-            rows, power = np.array(gain["rows"]), np.array(one["power"])
-            trusted = np.array(one["trusted"], bool)
-            axis.plot(rows, one["by_formula"], color=colour, linewidth=1.2, alpha=0.7)
-            axis.errorbar(
-                rows[trusted],
-                power[trusted],
-                yerr=1.96 * np.array(one["error"])[trusted],
-                fmt="o",
-                markersize=4,
-                color=colour,
-                elinewidth=1,
-                label=f"exploration {one['exploration']:g}",
-            )
-            # What should not be trusted is shown as such.
-            axis.plot(rows[~trusted], power[~trusted], "x", color=colour, markersize=5)
-        axis.axhline(setting["target"], color="black", linewidth=0.8, linestyle=":")
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        axis.xaxis.set_major_formatter("{x:,.0f}")
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set_ylim(-0.02, 1.02)
-        axis.set_xlabel("logged rows")
-        axis.set_title(f"{setting['table']}, a gain of {100 * gain['gain']:g} points", fontsize=10)
-        axis.grid(alpha=0.25, which="both")
-    axes[0].set_ylabel("power of a 95% interval")
-    handles, labels = axes[-1].get_legend_handles_labels()
-    handles += axes[-1].plot([], [], color="gray", linewidth=1.2)
-    handles += axes[-1].plot([], [], "x", color="gray", markersize=5)
-    labels += ["by the formula", "errors understated: not to be trusted"]
-    axes[-1].legend(handles, labels, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     _save(figure, out)
 
 

@@ -26,8 +26,8 @@ import numpy as np
 import tyro
 from compare_methods import chosen_methods
 from data import DataOptions, Source, compiler_options, logging_names, logging_rule, parse_lambdas, smoke_size, sources
-from figures import power_figure
 from one_log import draw_log, estimate_nuisances, key_of
+from power_figure import power_figure
 from tqdm import tqdm
 
 from jrouter.chunks import map_rows
