@@ -25,11 +25,11 @@ import jax.numpy as jnp
 from jax.tree_util import register_dataclass
 
 from jrouter.bounds import ValueBounds, utility_range, value_bounds
-from jrouter.estimators import inverse_propensity_weight, overlap_row_weight
+from jrouter.estimators import inverse_propensity_weight, overlap_row_weight, scored_factor
 from jrouter.inference import standard_error
 from jrouter.metrics import expected, utility
 from jrouter.types import Array, LoggedData, Nuisances
-from jrouter.weighted import model_means, weighted_mean
+from jrouter.weighted import weighted_mean
 
 SUPPORTED = (
     "value of the policy's supported choices alone (propensity at least the threshold), not over all its choices"
@@ -225,22 +225,15 @@ def limited_overlap_value(
       score_range: least and greatest score.
       cost_range: least and greatest cost of a query, in the log's unit. None as the greatest takes the LARGEST
         LOGGED COST of the rows that count: a guess where unsupported choices are dearer than anything logged.
-      observed_weight: [n], 1 / P(scored) where a row was scored, else 0; None takes the share of the model's
-        answers that was scored, right where scoring is random given the model.
+      observed_weight: [n], 1 / P(scored) where a row was scored, else 0; None for `estimators.scored_factor`.
       level: of the confidence interval of the bounds.
 
     Returns:
       `LimitedOverlap`.
     """
-    weight = log.weight
     known = nuisances.all_propensity is not None
     if observed_weight is None:
-        observed_weight = jnp.ones_like(weight)
-        if log.scored is not None:
-            scored = log.scored.astype(weight.dtype)
-            share = model_means(scored, log.model, weight, n_models=probability.shape[1])[log.model]
-            # No share (NaN, or 0) where all of a model's rows weigh nothing: then neither do these.
-            observed_weight = jnp.where(log.scored & (share > 0), 1.0 / jnp.where(share > 0, share, 1.0), 0.0)
+        observed_weight = scored_factor(log, nuisances)
 
     def utility_terms(threshold):
         def of_row(probability, score, cost, observed, paid, model, propensity, every, factor):
@@ -264,7 +257,7 @@ def limited_overlap_value(
         )
 
     part, mass = utility_terms(threshold)
-    dearest = jnp.where(weight > 0, log.cost, 0.0).max() if cost_range[1] is None else cost_range[1]
+    dearest = jnp.where(log.weight > 0, log.cost, 0.0).max() if cost_range[1] is None else cost_range[1]
     lowest, highest = utility_range(lam, score_range=score_range, cost_range=(cost_range[0], dearest))
     overlap = None
     if known:

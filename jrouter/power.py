@@ -45,6 +45,9 @@ class Power(NamedTuple):
       spread: standard deviation of the estimates.
       standard_error: mean of the standard errors that logs report; less than `spread` where they promise too much.
       coverage: share of simulated logs whose interval holds the true gain.
+      trusted: whether logs report the errors that they make: `standard_error` at least `LEAST_REPORTED` of `spread`,
+        in the bounds of Monte Carlo error. Elsewhere power says little: what such logs detect depends on rows that
+        they do not hold.
     """
 
     power: Array
@@ -53,14 +56,7 @@ class Power(NamedTuple):
     spread: Array
     standard_error: Array
     coverage: Array
-
-    @property
-    def trusted(self) -> Array:
-        """Whether logs report the errors that they make: standard errors at least `LEAST_REPORTED` of the spread.
-
-        Elsewhere power says little: what such logs detect depends on rows that they do not hold.
-        """
-        return self.standard_error >= LEAST_REPORTED * self.spread
+    trusted: Array
 
 
 def normal_value(level: float, *, one_sided: bool) -> float:
@@ -209,14 +205,18 @@ def power_curve(
     detected, missed = (
         (off if one_sided else jnp.abs(off)) > value * error for off in (estimate, estimate - world.gain)
     )
+    spread, reported = estimate.std(axis=0), error.mean(axis=0)
+    # The spread of B estimates is known to 1 / sqrt(2 B) of itself.
+    least = LEAST_REPORTED * (1.0 - 2.0 / (2.0 * n_simulations) ** 0.5)
     smoothed = (detected.sum(axis=0) + 1.0) / (n_simulations + 2.0)
     return Power(
         power=detected.mean(axis=0),
         error=jnp.sqrt(smoothed * (1.0 - smoothed) / n_simulations),
         gain=estimate.mean(axis=0),
-        spread=estimate.std(axis=0),
-        standard_error=error.mean(axis=0),
+        spread=spread,
+        standard_error=reported,
         coverage=1.0 - missed.mean(axis=0),
+        trusted=reported >= least * spread,
     )
 
 

@@ -9,9 +9,9 @@ The gain of a policy pi over a baseline b is the mean of sum_t (pi_t - b_t) u_t 
 to be detected by the least change of the means, in squares: u_t + delta (pi_t - b_t), one delta for all queries.
 Noise does not move with it.
 
-What this leaves out: queries are drawn one by one, so rows of one user or session are taken for independent
-(multiply rows by the design effect, the squared ratio of the log's standard errors with and without groups), and
-models that the log never chose for a query are as predicted (see `limited_overlap`).
+What this leaves out: every row of a future log is scored; queries are drawn one by one, so rows of one user or
+session are taken for independent (multiply rows by the design effect, the squared ratio of the log's standard errors
+with and without groups); and models that the log never chose for a query are as predicted (see `limited_overlap`).
 """
 
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,12 @@
 """Power: simulated worlds are what they say, and their power is that of the formula where overlap is good."""
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -244,7 +249,7 @@ def test_power_of_logs_that_promise_too_much_is_shown_and_does_not_count():
     assert float(found.power[0]) > float(by_formula) + 10 * float(found.error[0])
     assert not found.trusted.any() and curve().trusted.all()
     assert power_search.suffices(found, 0.3) == [False]
-    assert power_search.suffices(found._replace(standard_error=found.spread), 0.3) == [True]
+    assert power_search.suffices(found._replace(trusted=jnp.array([True])), 0.3) == [True]
 
 
 def test_nuisances_may_be_fitted_on_each_simulated_log():
@@ -328,3 +333,24 @@ def test_what_cannot_be_simulated_is_refused():
         make_power_world(log, replace(nuisances, all_propensity=None), probability, LAM)
     with pytest.raises(ValueError, match="no gain to detect"):
         make_power_world(log, nuisances, probability, LAM, baseline=probability)
+
+
+@pytest.mark.slow
+def test_the_experiment_runs(tmp_path):
+    script = Path(__file__).parents[1] / "experiments" / "power.py"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(script), "--smoke", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 0, done.stderr
+    (setting,) = json.loads((tmp_path / "power.json").read_text())["results"]
+    assert [gain["gain"] for gain in setting["gains"]] == [0.05, 0.1]
+    for gain in setting["gains"]:
+        for one in gain["explorations"]:
+            assert len(one["power"]) == len(gain["rows"]) == len(one["by_formula"])
+            assert one["power"][-1] > one["power"][0]
+    lines = (tmp_path / "power.csv").read_text().splitlines()
+    assert len(lines) == 1 + sum(len(gain["rows"]) * len(gain["explorations"]) for gain in setting["gains"])
+    assert (tmp_path / "power.png").stat().st_size > 10_000
+    # A larger gain needs fewer rows.
+    needed = [gain["explorations"][0]["needed"]["rows"] for gain in setting["gains"]]
+    assert needed[1] < 0.5 * needed[0]
