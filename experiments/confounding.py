@@ -1,6 +1,6 @@
 """What if something that is not in the log drives both which model is logged and how well it does?
 
-    python experiments/confounding.py                  # 6 strengths, 200 logs each: 22 minutes on a core shared with others
+    python experiments/confounding.py                  # 6 strengths, 200 logs each: 22 minutes on a shared core
     python experiments/confounding.py --smoke          # under 1 minute
 
 Simulated logs of 4 models, d = 6. A hidden coin moves the log-odds of every choice and the mean score: models do

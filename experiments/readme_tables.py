@@ -13,6 +13,8 @@ from typing import Any
 
 from cells import current, select, values_of
 from confounding import TABLE_COLUMNS, table_rows
+from coverage import covered_of, judged_of
+from coverage_logs import REGIMES
 from data import RESULTS
 from judgement import cells_of, comparison, hindsight, label, points, target_at, verdicts
 from learning_curve import fitted, rows_needed
@@ -253,7 +255,31 @@ def tuning_table() -> str:
     return "\n".join(lines)
 
 
+def coverage_table() -> str:
+    """Coverage of 95% intervals of the doubly robust value, by regime, and the verdict."""
+    groups = current(RESULTS / "coverage.json")
+    covered = {(one.regime, one.kind, one.estimator): one for one in covered_of(groups)}
+    lines = [
+        "| regime | logs | default holds | where ok | nuisances as they are | usual bootstrap | of snips | of direct "
+        "| ok, caution, refuse |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for one in judged_of(groups):
+        shown = [
+            f"{100 * covered[one.regime, kind, name].coverage:.1f}"
+            for kind, name in (("as is", "dr"), *(("bootstrap as is", name) for name in ("dr", "snips", "direct")))
+        ]
+        where_ok = "" if one.covered_where_ok is None else f"{100 * one.covered_where_ok:.1f} ({one.ok})"
+        verdicts = ", ".join(f"{100 * share:.1f}" for share in one.verdicts.values())
+        name = f"{one.regime} \\*" if REGIMES[one.regime].reported else one.regime
+        lines.append(
+            f"| {name} | {one.logs} | {100 * one.coverage:.1f} | {where_ok} | {' | '.join(shown)} | {verdicts} |"
+        )
+    return "\n".join(lines)
+
+
 TABLES = {
+    "coverage": coverage_table,
     "comparison": comparison_table,
     "claim": claim_table,
     "interval": interval_table,

@@ -265,7 +265,7 @@ def describe(assessment: Assessment) -> str:
     lines = [
         "held-out value x 100 of a router learned on the other folds, with 95% intervals; Gamma: how strong hidden",
         "confounding (odds ratio) must be for the gain to vanish, allowing for chance in brackets",
-        f"{'lambda':>10}{'value':>8}{'gain over logging':>24}{'over best single':>19}{'Gamma':>15}  verdict",
+        f"{'lambda':>10}{'value':>8}{'gain over logging':>24}{'over best single':>18}{'Gamma':>18}  verdict",
     ]
     for one in assessment:
         gain = f"{100 * one.gain:+.1f} [{100 * one.gain_low:+.1f}, {100 * one.gain_high:+.1f}]"
@@ -278,7 +278,7 @@ def describe(assessment: Assessment) -> str:
             )
         )
         gamma = f"{point} ({sure})"
-        lines.append(f"{one.lam:>10.4g}{100 * one.value:>8.1f}{gain:>24}{best:>19}{gamma:>15}  {one.verdict}")
+        lines.append(f"{one.lam:>10.4g}{100 * one.value:>8.1f}{gain:>24}{best:>18}{gamma:>18}  {one.verdict}")
     for reason in dict.fromkeys(reason for one in assessment for reason in one.reasons):
         where = ", ".join(f"{one.lam:.4g}" for one in assessment if reason in one.reasons)
         lines.append(f"  lambda {where}: {reason}")

@@ -286,8 +286,22 @@ def quick_nuisances(monkeypatch):
     return NuisanceConfig("ridge")
 
 
-def test_fit_learns_from_a_log_and_keeps_what_it_was_given(quick_nuisances):
-    fitted = Router.fit(log(), method="best_single", nuisances=quick_nuisances, embedding="mini", seed=3)
+def test_fit_learns_from_a_log_and_keeps_what_it_was_given(quick_nuisances, tmp_path):
+    given = {"nuisances": quick_nuisances, "embedding": "mini", "seed": 3, "assess_folds": 2, "progress": False}
+    fitted = Router.fit(log(), method="best_single", **given)
+    # What the log says of it is kept, is said, and is what its own comparison must be: nothing over the best single.
+    assert [one.lam for one in fitted.assessment] == list(fitted.lambdas)
+    fitted.save(tmp_path / "router")
+    assert Router.load(tmp_path / "router").assessment == fitted.assessment
+    assert "gain over logging" in fitted.explain() and fitted.assessed(1e9) == fitted.assessment[-1]
+    for one in fitted.assessment:
+        assert (one.gain_over_best, one.gain_over_best_error) == (0.0, 0.0)
+        assert one.band_low <= one.gain_low <= one.gain <= one.gain_high <= one.band_high
+        assert one.gamma_confident <= one.gamma and one.verdict in ("ok", "caution", "refuse")
+        assert bool(one.reasons) == (one.verdict != "ok")
+        np.testing.assert_allclose(one.gain, one.value - one.logging_value, atol=1e-5)
+    with pytest.raises(ValueError, match="was not assessed.*assess_folds"):
+        replace(fitted, assessment=()).assessed(0.0)
     assert (fitted.models, fitted.dim, fitted.cost_unit, fitted.embedding) == (MODELS, D, "EUR", "mini")
     assert fitted.lambdas[0] == 0.0 and list(fitted.lambdas) == sorted(set(fitted.lambdas))
     # Every model is as good as the others: at a high price of cost, the cheapest.
