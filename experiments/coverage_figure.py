@@ -14,6 +14,7 @@ PANELS = {
     "jackknife": "jackknife: the nuisances' own error held",
     "bootstrap refitted": "bootstrap, nuisances fitted again",
     "as is": "standard error, nuisances as they are",
+    "bootstrap as is": "usual bootstrap, nuisances as they are",
     "obp": "Open Bandit Pipeline, the same nuisances",
 }
 VERDICT_COLOURS = {"ok": "#009E73", "caution": "#E69F00", "refuse": "#D55E00"}
@@ -61,7 +62,7 @@ def verdict_figure(judged: Sequence[Any], out: Path) -> None:
             share = 100 * one.verdicts[level]
             axis.barh(row, share, left=left, color=colour, label=level if row == 0 else None, height=0.7)
             left += share
-        where_ok = "" if one.covered_where_ok is None else f", where ok {100 * one.covered_where_ok:.1f}%"
+        where_ok = "" if one.ok < 100 else f", where ok {100 * one.covered_where_ok:.1f}%"
         axis.text(102, row, f"holds {100 * one.coverage:.1f}%{where_ok}", va="center", fontsize=9)
     axis.set_yticks(range(len(judged)), [one.regime for one in judged], fontsize=9)
     axis.set_ylim(len(judged) - 0.5, -0.5)
