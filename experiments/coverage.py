@@ -158,7 +158,9 @@ class Runner:
             seconds, lows, highs = [], [], []
             for place, number in enumerate(numbers):
                 _, low, high, took = obp_intervals(tuple(part[place] for part in found), int(number))
-                seconds.append(took), lows.append(low), highs.append(high)
+                seconds.append(took)
+                lows.append(low)
+                highs.append(high)
             return {"truth": truth, "seconds": sum(seconds), **summary("obp", np.stack(lows), np.stack(highs), truth)}
         value, error, as_is = (found[name] for name in ("value", "refitted", "as_is"))
         kept = {

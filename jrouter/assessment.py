@@ -89,7 +89,7 @@ def assess(
     seed: int = 0,
     gammas: tuple[float, ...] = GAMMAS,
     thresholds: Thresholds = Thresholds(),
-    on_fold: Callable[[int], None] | None = None,
+    on_fold: Callable[[int], Any] | None = None,
 ) -> Assessment:
     """Assesses a learner on its log: K fits of it, and of all nuisances. Holds [n, L, T] numbers at once.
 
@@ -194,7 +194,8 @@ def _numbers(
                     (fitted.cost, log.cost, jnp.ones_like(scored)),
                 )
             ]
-            return utility(*(part.direct + part.dr for part in parts), lam)
+            score, cost = (part.direct + part.dr for part in parts)
+            return utility(score, cost, lam)
 
         seen = own(fitted.score) + scored * (log.score - own(fitted.score))
         rows, best, logged = rows_of(chosen), rows_of(other), utility(seen, log.cost, lam)
@@ -233,20 +234,23 @@ def _as_assessment(found: dict[str, Any], lambdas: np.ndarray, band: Any, thresh
         verdict = judge_numbers({name: float(values[place]) for name, values in found["numbers"].items()}, thresholds)
         said.append(
             AtLambda(
-                float(lam),
-                mean[0],
-                error[0],
-                mean[1],
-                mean[2],
-                float(interval.low),
-                float(interval.high),
-                float(band[0][place]),
-                float(band[1][place]),
-                mean[3],
-                error[3],
-                *critical,
-                verdict.level,
-                verdict.reasons,
+                lam=float(lam),
+                value=mean[0],
+                value_error=error[0],
+                logging_value=mean[1],
+                gain=mean[2],
+                gain_low=float(interval.low),
+                gain_high=float(interval.high),
+                band_low=float(band[0][place]),
+                band_high=float(band[1][place]),
+                gain_over_best=mean[3],
+                gain_over_best_error=error[3],
+                gamma=critical[0],
+                gamma_beyond=critical[1],
+                gamma_confident=critical[2],
+                gamma_confident_beyond=critical[3],
+                verdict=verdict.level,
+                reasons=verdict.reasons,
             )
         )
     return tuple(said)

@@ -211,8 +211,8 @@ def fixed_policy_value(
         strength=strength,
         refit=refit,
     )
-    (score, cost), moved = influence(log, lambda log: values(log, (estimator,))[0])
-    return value_of_influence(score, cost, *moved, lambdas, log.weight, log.group)
+    (score, cost), (score_moved, cost_moved) = influence(log, lambda log: values(log, (estimator,))[0])
+    return value_of_influence(score, cost, score_moved, cost_moved, lambdas, log.weight, log.group)
 
 
 def value_of_influence(
@@ -273,7 +273,8 @@ def value_estimate(
         fitted = as_is or fit_nuisances(key, log, split, nuisances, strengths=strengths)
         mask = _pool(log, nuisances)
         terms = summed_terms(log, fitted, policy, params, lambdas, mask=mask, threshold=threshold, strength=strength)
-        values = dict(zip(POLICY_ESTIMATORS, jnp.moveaxis(estimates(terms), -1, 0), strict=True))
+        by_estimator = jnp.moveaxis(estimates(terms), -1, 0)
+        values: dict[str, Array] = {name: by_estimator[place] for place, name in enumerate(POLICY_ESTIMATORS)}
         if "mrdr" in names:
             values["mrdr"] = mrdr(log, fitted)
         return jnp.stack([values[name] for name in names])
