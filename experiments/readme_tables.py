@@ -218,26 +218,6 @@ def confounding_table() -> str:
     return "\n".join(lines)
 
 
-def power_table() -> str:
-    """Rows for a power of 0.8 by gain and exploration, simulated and by the formula, and what exploring costs."""
-    (setting,) = load("power")
-    shares = setting["gains"][0]["explorations"]
-    lines = [
-        "| | " + " | ".join(f"{one['exploration']:.0%} explored" for one in shares) + " |",
-        "|---|" + "---:|" * len(shares),
-    ]
-    for gain in setting["gains"]:
-        cells = []
-        for one in gain["explorations"]:
-            rows = one["needed"]["rows"]
-            said = f"> {setting['max_rows']:,}" if rows is None else f"{rows:,}"
-            cells.append(f"{said} ({one['needed']['formula']:,.0f})")
-        lines.append(f"| rows for a gain of {100 * gain['gain']:g} points | " + " | ".join(cells) + " |")
-    prices = " | ".join(_points(one["price"]) for one in shares)
-    lines.append(f"| points that exploring costs per query | {prices} |")
-    return "\n".join(lines)
-
-
 def tuning_table() -> str:
     """Loss of rm_auto's rule to the best candidate, by its two numbers; its own in bold."""
     config = RmAutoConfig()
@@ -292,7 +272,6 @@ TABLES = {
     "stress": lambda: variant_table("stress_logging", "variant"),
     "learning": lambda: variant_table("learning_curve", "n"),
     "slopes": slopes_table,
-    "power": power_table,
     "tuning": tuning_table,
     "confounding": confounding_table,
     **benchmark_tables.TABLES,
