@@ -63,7 +63,7 @@ class Options(DataOptions):
     """Shares of uniform exploration in the future logs."""
     max_rows: int = 400_000
     """The most rows that are tried."""
-    simulations: int = 1000
+    simulations: int = 500
     """Simulated logs of each size."""
     name: str = "power"
     """Of the result files."""
