@@ -165,7 +165,8 @@ def honest_best(
     """Value of choosing the best of M fixed policies on this log: chosen on the other folds, valued on each.
 
     The largest of M values on the same rows is too large: it was chosen for its luck as well. Its resamples
-    have that luck built in, so no bootstrap repairs it.
+    have that luck built in, so no bootstrap repairs it. The folds' choices look at each other's rows, so where many
+    policies are equally good the standard error is too small: of 20 alike, 95% intervals held in 83% of logs.
 
     Args:
       rows: [M, n], each row's contribution to each policy's value (`PolicyValue.rows` at one lambda).

