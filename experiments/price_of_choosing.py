@@ -8,7 +8,8 @@ right nuisances) is made wrong by choosing alone. For each way of choosing, two 
 was chosen:
 
 - naive: chosen on all rows, valued on the same rows;
-- honest: chosen on the other folds, valued on each (`honest_best`, `cross_fitted_value`), 5 folds.
+- honest: chosen on the other folds, valued on each (`honest_best`, `cross_fitted_value`), 5 folds;
+- split: chosen on half of the rows, valued on the other half (`split_best`; of the rules alone).
 
 Ways: the best of 20 fixed rules that are all about as good; the router of regress_and_compare_ridge; rm_auto. An
 interval holds if it has the true value of the very policies it is about: of the naive one the router of all rows, of
@@ -29,7 +30,7 @@ import tyro
 from cells import Study, current, select, values_of
 from data import RESULTS
 
-from jrouter.honest_value import fit_without_fold, held_out_rows, honest_best
+from jrouter.honest_value import fit_without_fold, held_out_rows, honest_best, split_best
 from jrouter.inference import standard_error
 from jrouter.io.results import text_table, write_csv
 from jrouter.known_worlds import draw_known_log, linear_rule, make_known_world, true_value
@@ -46,6 +47,7 @@ import matplotlib.pyplot as plt
 LAM = jnp.array([200.0])
 CONFIG = NuisanceConfig(outcome="ridge")
 RULES, N_FOLDS, NORMAL = 20, 5, 1.959964
+KINDS = ("naive", "honest", "split")
 WAYS = ("best of 20 rules", "regress_and_compare_ridge", "rm_auto")
 
 
@@ -114,7 +116,12 @@ class Runner:
         truth = jax.lax.map(lambda params: self.truth_of(self.rule, params), rules)
         found = honest_best(value.rows[:, 0], self.outer.fold, n_folds=N_FOLDS)
         share = jnp.bincount(self.outer.fold, length=N_FOLDS) / self.rows
+        half = jnp.arange(self.rows) % 2 == 0  # rows are independent: any half is
+        chosen, split, split_error = split_best(value.rows[:, 0], half)
         return {
+            "split": split,
+            "split_error": split_error,
+            "split_truth": truth[chosen],
             "naive": value.value[found.best, 0],
             "naive_error": value.error[found.best, 0],
             "naive_truth": truth[found.best],
@@ -159,7 +166,9 @@ def summaries(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for way in values_of(cells, "way"):
         mine = select(cells, way=way)
-        for kind in ("naive", "honest"):
+        for kind in KINDS:
+            if kind not in mine[0]:
+                continue
             value, error, truth = (np.array([cell[kind + end] for cell in mine]) for end in ("", "_error", "_truth"))
             covers = np.abs(value - truth) <= NORMAL * error
             near = (covers.sum() + 2) / (covers.size + 4)
@@ -182,7 +191,8 @@ def figure_of(rows: Sequence[dict[str, Any]], out: Path) -> None:
     """Bias and coverage of naive and honest intervals."""
     ways = list(dict.fromkeys(row["way"] for row in rows))
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 1.6 + 0.6 * len(ways)), sharey=True, layout="constrained")
-    for kind, offset, colour, marker in (("naive", -0.12, "#D55E00", "o"), ("honest", 0.12, "#0072B2", "s")):
+    colours, markers = ("#D55E00", "#0072B2", "#009E73"), "osD"
+    for kind, offset, colour, marker in zip(KINDS, (-0.18, 0.0, 0.18), colours, markers, strict=True):
         mine = [row for row in rows if row["interval"] == kind]
         where = np.array([ways.index(row["way"]) for row in mine]) + offset
         style = {"color": colour, "marker": marker, "linestyle": "none", "label": kind}

@@ -25,7 +25,7 @@ from jrouter.estimators import (
     switch_weight,
 )
 from jrouter.explain import explain_diagnosis
-from jrouter.honest_value import cross_fitted_value, honest_best
+from jrouter.honest_value import cross_fitted_value, honest_best, split_best
 from jrouter.inference import simultaneous_interval, time_blocks, wald_interval
 from jrouter.interval import interpolate, lambda_grid
 from jrouter.io.checkpoint import CheckpointError
@@ -136,6 +136,7 @@ __all__ = [
     "simultaneous_interval",
     "slope",
     "softmax_regret",
+    "split_best",
     "split_log",
     "supported",
     "supported_terms",

@@ -3,7 +3,7 @@
 - `cross_fitted_value`: of a learner. Fold by fold, nuisances AND policy are fitted again on the other folds, so a
   policy is never valued on rows that it, or what values it, was fitted on. What is valued is the learner on
   this much data.
-- `honest_best`: of the best of several fixed policies, chosen on the log that values it.
+- `honest_best`, `split_best`: of the best of several fixed policies, chosen on the log that values it.
 
 Probabilities [n, L, T] are never stored: a chunk of rows at a time, they become the score and the cost of
 each row's choices, [L, n] each.
@@ -167,6 +167,7 @@ def honest_best(
     The largest of M values on the same rows is too large: it was chosen for its luck as well. Its resamples
     have that luck built in, so no bootstrap repairs it. The folds' choices look at each other's rows, so where many
     policies are equally good the standard error is too small: of 20 alike, 95% intervals held in 83% of logs.
+    `split_best` is right there too, and wider.
 
     Args:
       rows: [M, n], each row's contribution to each policy's value (`PolicyValue.rows` at one lambda).
@@ -185,3 +186,31 @@ def honest_best(
     own = jnp.take_along_axis(rows, by_fold[fold][None], axis=0)[0]
     best = jnp.argmax(weighted_mean(rows.T, weight))
     return HonestBest(best, by_fold, weighted_mean(own, weight), standard_error(own, weight, group=group))
+
+
+def split_best(
+    rows: Array, held_out: Array, *, row_weight: Array | None = None, group: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """Value of the best of M fixed policies by sample splitting: chosen on one part of a log, valued on the other.
+
+    Its interval is right however alike the policies are, as no row both chooses and values; and wider than that of
+    `honest_best`, as only the rows held out value.
+
+    Args:
+      rows: [M, n], each row's contribution to each policy's value (`PolicyValue.rows` at one lambda).
+      held_out: [n] bool, rows that value; no group on both sides.
+      row_weight: [n].
+      group: [n], rows that are not independent.
+
+    Returns:
+      The policy chosen, its value, and the standard error: scalars.
+
+    Source: Cox (1975), A note on data-splitting.
+
+    >>> split_best(jnp.array([[1., 0., 0.], [0., 2., 4.]]), jnp.array([False, True, True]))[1]
+    Array(0., dtype=float32)
+    """
+    weight = jnp.ones(rows.shape[1]) if row_weight is None else row_weight
+    chosen = jnp.argmax(weighted_mean(rows.T, jnp.where(held_out, 0.0, weight)))
+    valued = jnp.where(held_out, weight, 0.0)
+    return chosen, weighted_mean(rows[chosen], valued), standard_error(rows[chosen], valued, group=group)

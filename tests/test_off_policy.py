@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jrouter.estimators import counterfactual_scores
-from jrouter.honest_value import cross_fitted_value, honest_best
+from jrouter.honest_value import cross_fitted_value, honest_best, split_best
 from jrouter.nuisances import ridge
 from jrouter.nuisances.crossfit import OUTCOME_MODELS, NuisanceConfig, fit_nuisances
 from jrouter.off_policy import fixed_policy_value, paired_difference, value_of_choices
@@ -220,6 +220,11 @@ def test_the_best_of_several_policies_is_valued_where_it_was_not_chosen():
     covered = np.abs(value) < 1.96 * error
     # Folds choose on each other's rows: with policies all alike the interval is too narrow, as its docstring says.
     assert 0.75 < covered.mean() < 0.97
+    # Rows that choose and do not value leave none of it.
+    chosen, value, error = jax.vmap(lambda rows: split_best(rows, fold < 2))(rows)
+    covered = np.abs(value) < 1.96 * error
+    assert abs(covered.mean() - 0.95) < 4 * np.sqrt(0.05 * 0.95 / logs)
+    np.testing.assert_array_equal(chosen, rows[:, :, fold >= 2].mean(axis=2).argmax(axis=1))
     # One that is better by far is chosen everywhere, and its value is its rows' mean, weighted.
     weight = 1.0 + jnp.arange(n) % 2
     found = honest_best(rows[0].at[3].add(10.0), fold, n_folds=5, row_weight=weight)
