@@ -30,7 +30,7 @@ import tyro
 from cells import Study, current, select, values_of
 from data import RESULTS
 
-from jrouter.honest_value import fit_without_fold, held_out_rows, honest_best, split_best
+from jrouter.honest_value import fit_without_fold, honest_best, rows_of_fold, split_best
 from jrouter.inference import standard_error
 from jrouter.io.results import text_table, write_csv
 from jrouter.known_worlds import draw_known_log, linear_rule, make_known_world, true_value
@@ -137,10 +137,10 @@ class Runner:
         naive = fixed_policy_value(key, log, self.inner, method.policy, params, LAM, nuisances=CONFIG, refit=False)
 
         def of_fold(number):
-            places, score, cost = held_out_rows(
-                key, log, self.outer, self.inner, method.policy, method.fit, LAM, number, nuisances=CONFIG
+            estimated, (own,) = fit_without_fold(
+                key, log, self.outer, self.inner, [method.fit], LAM, number, nuisances=CONFIG
             )
-            own = fit_without_fold(key, log, self.outer, self.inner, [method.fit], LAM, number, nuisances=CONFIG)[1][0]
+            places, score, cost = rows_of_fold(log, self.outer, method.policy, own, estimated, LAM, number)
             return places, (score - LAM[:, None] * cost)[0], self.truth_of(method.policy, own)
 
         places, values, truth = jax.lax.map(of_fold, jnp.arange(N_FOLDS))

@@ -87,6 +87,19 @@ def held_out_rows(
       cost of their choices: [L, m] each.
     """
     estimated, (params,) = fit_without_fold(key, log, outer, inner, [fit], lambdas, number, nuisances=nuisances)
+    return rows_of_fold(log, outer, policy, params, estimated, lambdas, number)
+
+
+def rows_of_fold(
+    log: LoggedData,
+    outer: Split,
+    policy: Policy,
+    params: Any,
+    estimated: Nuisances,
+    lambdas: Array,
+    number: int | Array,
+) -> tuple[Array, Array, Array]:
+    """`held_out_rows`, from what `fit_without_fold` has fitted already."""
     scores = counterfactual_scores(log, estimated)
     by_fold, present = rows_by_label(outer.fold, n_labels=outer.n_folds, size=outer.fold_size)
     rows = by_fold[number]
