@@ -15,9 +15,9 @@ again and again, from the same starts on the same rows in the same minibatches:
 - torch_vmap: PyTorch, all routers at once by torch.func.vmap;
 - stopping: `run_sweep` with validation every epoch and early stopping, the best epoch kept.
 
-The first call of each, compilation included, is apart. Beside seconds: operations (multiplications and
-additions of matrix products) per second, as a share of the rate of a 2,048 x 2,048 float32 product measured
-before and after, and the mean test utility of the routers; at equal work it must agree.
+The first call of each, compilation included, is apart, on the routers of one seed. Beside seconds: operations
+(multiplications and additions of matrix products) per second, as a share of the rate of a 2,048 x 2,048 float32
+product measured before and after, and the mean test utility of the routers; at equal work it must agree.
 
 `to_equal_utility` compares whole runs: the loop fits nuisances for every router, as separate runs would, or
 once; `stopping` fits them once. Its utility stands beside, and decides whether they are equal. On a GPU both
@@ -50,7 +50,7 @@ from jrouter.stacked import forward, stack
 from jrouter.sweep import run_sweep
 from jrouter.synthetic import draw_queries, make_world
 from jrouter.train import Hyper, Rows, TrainConfig, TrainKeys, make_train
-from jrouter.train_stacked import StackedConfig, make_stacked_train, members_of
+from jrouter.train_stacked import StackedConfig, make_stacked_train, members_of, take_members
 from jrouter.types import BenchmarkTable
 
 SETTING = Hyper(learning_rate=1e-3, weight_decay=0.1)
@@ -180,6 +180,9 @@ def main(options: Options) -> None:
     keys = jax.vmap(jax.random.key)(seeds)
     members = members_of(keys, settings, SETTING)
     contestants: dict[str, Callable[[], Any]] = {}
+    # A seed's routers need every program that all routers need: so 220 need not run twice.
+    per_seed = n_routers // options.seeds
+    warm_up: dict[str, Callable[[], Any]] = {}
     first_call: dict[str, float] = {}
     at_once: dict[str, int] = {}
 
@@ -193,9 +196,12 @@ def main(options: Options) -> None:
             at_once[config.dtype] = choose_at_once(
                 int(options.memory * 2**30), train, members, task.rows, valid, shuffle, timed=few
             )
-        contestants[name] = partial(
-            run_sweep, train, members, task.rows, valid, shuffle, config=config, at_once=at_once[config.dtype]
-        )
+
+        def swept(some=members):
+            return run_sweep(train, some, task.rows, valid, shuffle, config=config, at_once=at_once[config.dtype])
+
+        contestants[name] = swept
+        warm_up[name] = partial(swept, take_members(members, jnp.arange(per_seed)))
 
     stacked("stacked")
     stacked("stacked_bfloat16", dtype="bfloat16")
@@ -212,14 +218,15 @@ def main(options: Options) -> None:
         )
     )
 
-    def jax_loop():
+    def jax_loop(n=n_routers):
         trained = [
             one(TrainKeys(keys[r], shuffle), task.rows, jax.tree.map(lambda leaf, r=r: leaf[r], settings), SETTING)[0]
-            for r in range(n_routers)
+            for r in range(n)
         ]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trained)
 
     contestants["jax_loop"] = jax_loop
+    warm_up["jax_loop"] = partial(jax_loop, per_seed)
     if with_torch:
         starts = jax.vmap(lambda key: network.init(key, task.rows.examples[0][0]))(keys)
         contestants |= torch_contestants(options, task, starts, settings, shuffle)
@@ -227,11 +234,10 @@ def main(options: Options) -> None:
         asked = [name.strip() for name in options.contestants.split(",")]
         contestants = {name: contestants[name] for name in asked}
 
-    for name, contestant in contestants.items():
+    for name in [name for name in contestants if name in warm_up]:
         begun = time.perf_counter()
-        if not name.startswith("torch"):
-            jax.block_until_ready(contestant())
-            first_call[name] = time.perf_counter() - begun
+        jax.block_until_ready(warm_up[name]())
+        first_call[name] = time.perf_counter() - begun
     rates = {dtype: matrix_rate(dtype) for dtype in ("float32", "bfloat16")}
     timed = alternate(contestants, repeats=options.repeats)
     rates = {dtype: (rate + matrix_rate(dtype)) / 2 for dtype, rate in rates.items()}
