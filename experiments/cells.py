@@ -26,6 +26,7 @@ Key = dict[str, Any]
 
 
 PRESENTATION = (
+    "assumption_page.py",
     "figures.py",
     "judgement.py",
     "readme_tables.py",

@@ -1,4 +1,4 @@
-"""Writes the tables of README.md, experiments/README.md and benchmarks/README.md from committed result files alone.
+"""Writes the tables of the three README.md and of experiments/ASSUMPTIONS.md from committed result files alone.
 
 python experiments/readme_tables.py            # rewrites them between their markers, in a second
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from assumption_page import TABLES as ASSUMPTION_TABLES
 from cells import current, select, values_of
 from confounding import TABLE_COLUMNS, table_rows
 from coverage import covered_of, judged_of
@@ -29,7 +30,10 @@ ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 import benchmark_tables  # noqa: E402 (scripts are no package)
 
-PAGES = tuple(ROOT / folder / "README.md" for folder in (".", "experiments", "benchmarks"))
+PAGES = (
+    *(ROOT / folder / "README.md" for folder in (".", "experiments", "benchmarks")),
+    ROOT / "experiments" / "ASSUMPTIONS.md",
+)
 JUDGED = RESULTS / "judge_auto.json"
 COMPARISONS = {
     "linear": ("synthetic_linear", 0),
@@ -274,6 +278,7 @@ TABLES = {
     "slopes": slopes_table,
     "tuning": tuning_table,
     "confounding": confounding_table,
+    **ASSUMPTION_TABLES,
     **benchmark_tables.TABLES,
 }
 MARKER = re.compile(r"<!-- (\w+) -->\n.*?<!-- /\1 -->", re.DOTALL)
