@@ -24,6 +24,7 @@ to hold where a nuisance is right, intervals that keep nuisances as they are to 
 
 import itertools
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -104,7 +105,7 @@ def keys_of(options: Options) -> list[dict[str, Any]]:
                 {"table": "known_worlds", "part": part, "regime": name, "first": first}
                 for first in range(0, logs, options.batch)
             ]
-    # Short logs first, and a batch of every regime before the next: a run cut short has a little of each.
+    # A batch of every regime before the next: a run cut short has a little of each.
     return sorted(keys, key=lambda key: (REGIMES[key["regime"]].rows, PARTS.index(key["part"]), key["first"]))
 
 
@@ -154,21 +155,26 @@ class Runner:
         keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(LOG_SEED + REGIMES[name].world), number))(
             numbers
         )
-        truth = self.one(name).truth
+        truth, begun = self.one(name).truth, time.perf_counter()
         found = jax.tree.map(np.asarray, self.program(name, part)(keys))
+        # Of the cell: the first of a run compiles as well.
+        seconds = round(time.perf_counter() - begun, 2)
         if part == "bootstrap":
-            return {"truth": truth, **summary("bootstrap refitted", found[:, 0], found[:, 1], truth)}
+            refitted = summary("bootstrap refitted", found[:, 0], found[:, 1], truth)
+            return {"truth": truth, "seconds": seconds, **refitted}
         if part == "obp":
-            seconds, lows, highs = [], [], []
+            took, lows, highs = [], [], []
             for place, number in enumerate(numbers):
-                _, low, high, took = obp_intervals(tuple(part[place] for part in found), int(number))
-                seconds.append(took)
+                _, low, high, one = obp_intervals(tuple(part[place] for part in found), int(number))
+                took.append(one)
                 lows.append(low)
                 highs.append(high)
-            return {"truth": truth, "seconds": sum(seconds), **summary("obp", np.stack(lows), np.stack(highs), truth)}
+            theirs = summary("obp", np.stack(lows), np.stack(highs), truth)
+            return {"truth": truth, "seconds": round(sum(took), 2), **theirs}
         value, error, as_is = (found[name] for name in ("value", "refitted", "as_is"))
         kept = {
             "truth": truth,
+            "seconds": seconds,
             "bias": (value - truth).mean(axis=0),
             "squares": np.square(value - truth).mean(axis=0),
             **summary("jackknife", value - NORMAL * error, value + NORMAL * error, truth),

@@ -20,11 +20,13 @@ from data import RESULTS
 from judgement import cells_of, comparison, hindsight, label, points, target_at, verdicts
 from learning_curve import fitted, rows_needed
 from paper_claims import CAUSAL, CLAIMS, METRICS, VERDICTS
+from price_of_choosing import summaries as price_summaries
 from studies import mean_difference, mean_utility
 from tune_auto import STRENGTHS, SUPPORTS, losses
 
 from jrouter.io.results import replace_whole
 from jrouter.methods.rm_auto import RmAutoConfig
+from jrouter.off_policy import VALUE_ESTIMATORS
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
@@ -262,8 +264,94 @@ def coverage_table() -> str:
     return "\n".join(lines)
 
 
+def estimator_table() -> str:
+    """Least and largest coverage of every estimator's 95% intervals over the regimes with a right nuisance."""
+    covered = [one for one in covered_of(current(RESULTS / "coverage.json")) if "both wrong" not in one.regime]
+    names = {
+        "as is": "standard errors, nuisances as they are",
+        "bootstrap as is": "bootstrap, nuisances as they are",
+        "obp": "Open Bandit Pipeline's bootstrap",
+        "bootstrap refitted": "bootstrap, nuisances fitted again",
+        "jackknife": "standard errors through the fits",
+    }
+    heads = [f"`{name}`" for name in VALUE_ESTIMATORS]
+    lines = ["| interval | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
+    for kind, said in names.items():
+        cells = []
+        for name in VALUE_ESTIMATORS:
+            shares = [100 * one.coverage for one in covered if (one.kind, one.estimator) == (kind, name)]
+            cells.append(f"{min(shares):.0f} to {max(shares):.0f}" if shares else "")
+        if any(cells):
+            lines.append(f"| {said} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def peer_table() -> str:
+    """Of the doubly robust value on the same logs: coverage, width and time, here and in Open Bandit Pipeline."""
+    groups = current(RESULTS / "coverage.json")
+    covered = {(one.regime, one.kind, one.estimator): one for one in covered_of(groups)}
+    cells = [cell for group in groups for cell in group["cells"]]
+    batch = groups[0]["configuration"]["batch"]
+
+    def milliseconds(regime: str, part: str) -> float:
+        return 1e3 * median(cell["seconds"] for cell in select(cells, regime=regime, part=part)) / batch
+
+    lines = [
+        "| regime | jrouter: % held | width x 100 | ms a log | obp, dr: % held | width x 100 | ms a log | snips | dm |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for regime in [name for name in REGIMES if (name, "obp", "dr") in covered]:
+        ours, theirs = covered[regime, "jackknife", "dr"], covered[regime, "obp", "dr"]
+        others = [f"{100 * covered[regime, 'obp', name].coverage:.1f}" for name in ("snips", "direct")]
+        parts = [
+            f"{100 * one.coverage:.1f} | {100 * one.width:.2f} | {milliseconds(regime, part):.0f}"
+            for one, part in ((ours, "default"), (theirs, "obp"))
+        ]
+        lines.append(f"| {regime} | {' | '.join(parts)} | {' | '.join(others)} |")
+    return "\n".join(lines)
+
+
+def price_table() -> str:
+    """Naive and honest intervals of what was chosen on the log: bias, coverage, width."""
+    lines = [
+        "| what was chosen | interval | logs | bias x 100 | 95% intervals that hold | width x 100 |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for row in price_summaries(current(RESULTS / "price_of_choosing.json")):
+        lines.append(
+            f"| {row['way']} | {row['interval']} | {row['logs']} | {100 * row['bias']:+.2f} ± "
+            f"{196 * row['bias_error']:.2f} | {100 * row['coverage']:.1f}% ± {196 * row['coverage_error']:.1f} | "
+            f"{100 * row['width']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def power_table() -> str:
+    """Rows for a power of 0.8 by gain and exploration, simulated and by the formula, and what exploring costs."""
+    (setting,) = load("power")
+    shares = setting["gains"][0]["explorations"]
+    lines = [
+        "| | " + " | ".join(f"{one['exploration']:.0%} explored" for one in shares) + " |",
+        "|---|" + "---:|" * len(shares),
+    ]
+    for gain in setting["gains"]:
+        cells = []
+        for one in gain["explorations"]:
+            rows = one["needed"]["rows"]
+            said = f"> {setting['max_rows']:,}" if rows is None else f"{rows:,}"
+            cells.append(f"{said} ({one['needed']['formula']:,.0f})")
+        lines.append(f"| rows for a gain of {100 * gain['gain']:g} points | " + " | ".join(cells) + " |")
+    prices = " | ".join(_points(one["price"]) for one in shares)
+    lines.append(f"| points that exploring costs per query | {prices} |")
+    return "\n".join(lines)
+
+
 TABLES = {
     "coverage": coverage_table,
+    "coverage_estimators": estimator_table,
+    "coverage_peer": peer_table,
+    "price": price_table,
+    "power": power_table,
     "comparison": comparison_table,
     "claim": claim_table,
     "interval": interval_table,
