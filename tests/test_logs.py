@@ -381,3 +381,51 @@ def test_write_log_errors(tmp_path):
     with pytest.raises(DataError, match=r"log.csv, row 1: has the row weight 0.0"):
         write_log(counts, tmp_path / "log.csv")
     assert list(tmp_path.iterdir()) == []
+
+
+CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes?"}, {"role": "user", "content": "sum"}]
+
+
+def lengths(texts):
+    """An encoder: how long a text is, and how many times it has an s."""
+    return np.array([[len(text), text.count("s")] for text in texts], np.float32)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_texts_are_embedded_where_asked(tmp_path, name):
+    log = read_log(WRITERS[name](tmp_path / name, LOG), embed=lengths)
+    np.testing.assert_array_equal(log.x, lengths(LOG["query"]))
+    assert log.group is not None and log.group[0] == log.group[2] != log.group[1]
+    only_text = read_log(WRITERS[name](tmp_path / name, drop("embedding:mini")), embed=lengths)
+    np.testing.assert_array_equal(only_text.x, log.x)
+
+
+@pytest.mark.parametrize("messages", [[CHAT] * 4, [json.dumps(CHAT)] * 4], ids=["lists", "json"])
+def test_a_query_of_another_form_is_made_text(tmp_path, messages):
+    def last(value):
+        return (json.loads(value) if isinstance(value, str) else value)[-1]["content"]
+
+    path = parquet(tmp_path / "t.parquet", drop("query", "embedding:mini") | {"messages": messages})
+    log = read_log(path, columns={"query": "messages"}, embed=lengths, text=last)
+    np.testing.assert_array_equal(log.x, [[3, 1]] * 4)
+
+
+def test_texts_that_cannot_be_embedded(tmp_path):
+    path = parquet(tmp_path / "t.parquet", change("query", 2, None))
+    with pytest.raises(DataError, match=r"row 2, column 'query': found null, expected the text of a query"):
+        read_log(path, embed=lengths)
+    path = parquet(tmp_path / "t.parquet", LOG)
+    with pytest.raises(DataError, match="row 0, column 'query'.*no text could be made: no chat"):
+
+        def refuse(value):
+            raise ValueError("no chat")
+
+        read_log(path, embed=lengths, text=refuse)
+    with pytest.raises(DataError, match="column 'query': is missing; map the column of texts"):
+        read_log(parquet(tmp_path / "t.parquet", drop("query")), embed=lengths)
+    with pytest.raises(ValueError, match=r"a row for each of 4 texts, got shape \(3, 2\)"):
+        read_log(parquet(tmp_path / "t.parquet", LOG), embed=lambda texts: lengths(texts[1:]))
+    with pytest.raises(ValueError, match="give one of both"):
+        read_log(path, embed=lengths, embedding="mini")
+    with pytest.raises(ValueError, match="needs `embed`"):
+        read_log(path, text=str)

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,8 +50,10 @@ def read_log(
     columns: Mapping[str, str] | None = None,
     models: Sequence[str] | None = None,
     cost_unit: str = "USD",
+    embed: Callable[[list[str]], np.ndarray] | None = None,
+    text: Callable[[Any], str] | None = None,
 ) -> LoggedData:
-    """Reads a log: `model`, `score`, `cost` and an embedding of each query.
+    """Reads a log: `model`, `score`, `cost` and an embedding of each query, or its text.
 
     Optional columns, left out of the result where they are missing or null throughout:
     `query` (text, tells which rows are the same query), `propensity` (of the logged model, in (0, 1]; among the
@@ -71,6 +73,10 @@ def read_log(
       models: names of the models, in order; by default those that answered, sorted, and an allowed model
         that never answered is left out, for nothing can be learned about it.
       cost_unit: unit of `cost`.
+      embed: texts -> [n, d] embeddings, as `Encoder.encode`: the text in `query` is then embedded, and no embedding
+        is read.
+      text: what `query` holds in a row (text, or chat messages as a list or JSON) -> the text to embed, as
+        `last_turns` or `last_question`; None where it is that text. Needs `embed`.
 
     Returns:
       The log. `time` counts from the earliest timestamp; `row_weight` is 1 / keep_probability;
@@ -79,15 +85,24 @@ def read_log(
     Raises:
       DataError: a file that is missing, empty or malformed, a missing or repeated column, no embedding,
         a value that is out of range or null in some rows only, an unknown model, fewer than two models.
+      ValueError: for `text` or `embedding` that `embed` leaves no use for.
     """
-    choose = chooser(columns, embedding)
+    if embed is None and text is not None:
+        raise ValueError("text: needs `embed`, which embeds what it makes of a query")
+    if embed is not None and embedding is not None:
+        raise ValueError(
+            f"embedding: {embedding!r} is a column to read, but `embed` embeds the queries; give one of both"
+        )
+    choose = chooser(columns, embedding, by_text=embed is not None)
     if isinstance(source, str | os.PathLike):
         log = read_files(source, choose, (*PARQUET, *CSV, *JSON_LINES), folder=True)
     else:
         log = _from_memory(source, choose)
 
     log = keep_columns(log, [name for name in OPTIONAL if log.has(name)])
-    rows = parse_rows(log, models)
+    if embed is not None:
+        log = with_texts(log, text)
+    rows = parse_rows(log, models, embed=embed)
     if not rows.scored.any():
         raise log.error("is null in every row, expected a score in some; join the scores first", "score")
     group = query_groups(log, rows.x) if rows.group is None else equal_ids(rows.group)
@@ -146,6 +161,7 @@ def parse_rows(
     *,
     declared: bool | None = None,
     like: tuple[int, str] | None = None,
+    embed: Callable[[list[str]], np.ndarray] | None = None,
 ) -> Parsed:
     """Checks and converts the columns of a log, or of some of its rows.
 
@@ -155,6 +171,7 @@ def parse_rows(
       declared: whether a name that is not in `models` is an error in `allowed_models` too; by default,
         where `models` are given.
       like: width of the embeddings, and the file whose first row has it; by default those of these rows.
+      embed: the text of `query` -> embeddings, instead of reading these.
 
     Raises:
       DataError: as `read_log`.
@@ -164,7 +181,7 @@ def parse_rows(
     cost = log.floats("cost", "a finite cost of at least 0", low=0.0)
     names, model = _models(log, models)
     allowed = _allowed(log, names, model, declared=models is not None if declared is None else declared)
-    x = log.embeddings("embedding", like)
+    # Last of the checks that may fail for a value: embedding a log can take an hour.
     group = None
     if "group" in log.columns:
         log.require("group", ~log.nulls("group"), "a group in every row, or in none")
@@ -172,6 +189,7 @@ def parse_rows(
     propensity, keep = _probability(log, "propensity"), _probability(log, "keep_probability")
     score, cost = score.astype(np.float32), cost.astype(np.float32)
     weight = None if keep is None else 1.0 / keep
+    x = log.embeddings("embedding", like) if embed is None else _embedded(log, embed)
     return Parsed(names, x, model, score, scored, cost, propensity, weight, allowed, group)
 
 
@@ -181,9 +199,38 @@ def keep_columns(log: Source, optional: Sequence[str]) -> Source:
     return replace(log, columns={name: column for name, column in log.columns.items() if name in kept})
 
 
-def chooser(columns: Mapping[str, str] | None, embedding: str | None) -> Choose:
-    """Returns what picks a log's columns from those of a file; arguments as of `read_log`."""
-    return lambda names, file: _choose(names, file, dict(columns or {}), embedding)
+def chooser(columns: Mapping[str, str] | None, embedding: str | None, *, by_text: bool = False) -> Choose:
+    """Returns what picks a log's columns from those of a file; arguments as of `read_log`, `by_text` with `embed`."""
+    return lambda names, file: _choose(names, file, dict(columns or {}), embedding, by_text)
+
+
+def with_texts(log: Source, text: Callable[[Any], str] | None) -> Source:
+    """Returns a log whose `query` holds the text to embed, of every row.
+
+    Raises:
+      DataError: a query that is missing, or of which `text` makes none.
+    """
+    expected = "the text of a query"
+    if "query" not in log.columns:
+        raise log.error(f"is null in every row, expected {expected}", "query")
+    log.require("query", ~log.nulls("query"), expected)
+    if text is None:
+        return replace(log, columns={**log.columns, "query": log.text("query", expected)})
+    made = []
+    for row, value in enumerate(log.columns["query"].to_pylist()):
+        try:
+            made.append(text(value))
+        except (KeyError, TypeError, ValueError) as problem:
+            raise log.error(f"found {shown(value)}, of which no text could be made: {problem}", "query", row) from None
+    return replace(log, columns={**log.columns, "query": pa.chunked_array([pa.array(made, pa.large_string())])})
+
+
+def _embedded(log: Source, embed: Callable[[list[str]], np.ndarray]) -> np.ndarray:
+    """[n, d] float32, of the texts."""
+    x = np.asarray(embed(log.columns["query"].to_pylist()), np.float32)
+    if x.ndim != 2 or len(x) != log.rows or not x.shape[1] or not np.isfinite(x).all():
+        raise ValueError(f"embed: expected finite numbers, a row for each of {log.rows} texts, got shape {x.shape}")
+    return x
 
 
 def write_log(log: LoggedData, path: str | os.PathLike) -> None:
@@ -253,7 +300,9 @@ def _as_table(log: LoggedData, file: str, text: bool) -> pa.Table:
     return pa.table(columns)
 
 
-def _choose(names: list[str], file: str, mapping: dict[str, str], embedding: str | None) -> dict[str, str]:
+def _choose(
+    names: list[str], file: str, mapping: dict[str, str], embedding: str | None, by_text: bool
+) -> dict[str, str]:
     """Our name -> the file's name."""
     for ours, theirs in mapping.items():
         if ours not in (*COLUMNS, "embedding") and not ours.startswith("embedding:"):
@@ -267,6 +316,11 @@ def _choose(names: list[str], file: str, mapping: dict[str, str], embedding: str
         if name not in known:
             how = f"add it, or map it with columns={{'{name}': ...}}"
             raise describe(file, f"is missing; {how}; the columns there are {listed(names)}", column=name)
+    if by_text:
+        if "query" not in known:
+            how = "map the column of texts with columns={'query': ...}"
+            raise describe(file, f"is missing; {how}; the columns there are {listed(names)}", column="query")
+        return {name: known[name] for name in COLUMNS if name in known}
     if embedding is None and "embedding" in mapping:
         embedding = "embedding"
     encoder = pick_embedding(list(known), embedding, file)
@@ -274,7 +328,8 @@ def _choose(names: list[str], file: str, mapping: dict[str, str], embedding: str
         text = "only text" if "query" in known else "neither 'query' nor an embedding"
         raise describe(
             file,
-            f"holds {text}, expected a column 'embedding:<encoder>' of lists of numbers; embed the queries first "
+            f"holds {text}, expected a column 'embedding:<encoder>' of lists of numbers; embed the queries "
+            f"(`embed=jrouter.load_encoder().encode`) "
             f"(the columns there are {listed(names)})",
         )
     return {name: known[name] for name in COLUMNS if name in known} | {"embedding": known[encoder]}
