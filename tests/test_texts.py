@@ -72,7 +72,8 @@ FEW_SHOT = {
         "Question: c?\n\nMore?",
     ),
     "a context before each question": (
-        "Context: x\nQuestion: a?\nAnswer: 1\n\nContext: y\nQuestion: b?\nAnswer: 2\n\nContext: z\nQuestion: c?\nAnswer:",
+        "Context: x\nQuestion: a?\nAnswer: 1\n\nContext: y\nQuestion: b?\nAnswer: 2\n\n"
+        "Context: z\nQuestion: c?\nAnswer:",
         "Context: z\nQuestion: c?",
     ),
     "answers on lines of their own": (
