@@ -118,9 +118,9 @@ def main(options: Options) -> None:
         fresh=options.fresh,
         join=options.join,
     )
-    runner = Runner(**sizes, fast=options.smoke)
     # Known by name while this runs: what fits nuisances looks its models up there.
     with patch.dict(OUTCOME_MODELS, LIGHT["outcome"]), patch.dict(PROPENSITY_MODELS, LIGHT["propensity"]):
+        runner = Runner(**sizes, fast=options.smoke)
         for key in study.missing(keys, budget_minutes=minutes):
             start = time.perf_counter()
             found = summary(runner.run(key["violation"], key["variant"], key["strength"]))
