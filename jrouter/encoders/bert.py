@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import chex
 import flax.linen as nn
@@ -70,9 +70,8 @@ class BertLayer(nn.Module):
         heads = nn.Dense(3 * width, dtype=self.dtype, name="query_key_value")(x)
         heads = heads.reshape(n, length, 3, config.num_attention_heads, -1)
         seen = attend(heads[:, :, 0], heads[:, :, 1], heads[:, :, 2], bias)
-        x = nn.LayerNorm(name="attention_norm", **norm)(
-            x + nn.Dense(width, dtype=self.dtype, name="attention_out")(seen)
-        )
+        seen = nn.Dense(width, dtype=self.dtype, name="attention_out")(seen)
+        x = nn.LayerNorm(name="attention_norm", **norm)(x + seen)
         inner = nn.Dense(config.intermediate_size, dtype=self.dtype, name="inner")(x)
         inner = ACTIVATIONS[config.hidden_act](inner)
         x = nn.LayerNorm(name="norm", **norm)(x + nn.Dense(width, dtype=self.dtype, name="out")(inner))
@@ -108,7 +107,7 @@ class Bert(nn.Module):
             BertLayer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=cast(Any, nn.broadcast),
             length=config.num_hidden_layers,
         )
         x, _ = layers(config, self.dtype, name="layers")(x, mask_bias(mask[:, None]))
