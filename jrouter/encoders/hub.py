@@ -12,6 +12,9 @@ WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 UNWANTED = ("onnx/*", "openvino/*", "original/*")
 """Copies of the weights for other runtimes."""
 
+PATIENCE = 10.0
+"""Seconds until a hub that does not answer is taken for none."""
+
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -44,33 +47,45 @@ def find_folder(name: str | Path, revision: str | None = None) -> tuple[Path, st
 
 
 def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
-    import huggingface_hub
+    from huggingface_hub import HfApi, snapshot_download
+
+    silent = None
+    try:
+        # Downloading would wait for ever for a hub that does not answer.
+        HfApi().repo_info(name, revision=revision, timeout=PATIENCE)
+    except Exception as problem:  # also the HTTP client's own errors, which change with the hub library's versions
+        silent = problem
+    try:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=list(WANTED),
+            ignore_patterns=list(UNWANTED),
+            local_files_only=silent is not None,
+        )
+    except Exception as problem:
+        raise _absent(name, revision, silent or problem) from problem
+    return Path(folder), Path(folder).name  # a snapshot's folder is called by its commit
+
+
+def _absent(name: str, revision: str | None, why: Exception) -> EncoderError:
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    try:
-        # Asks the hub which commit a branch is at; takes the cached one where that fails.
-        folder = Path(
-            huggingface_hub.snapshot_download(
-                name, revision=revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
-            )
-        )
-    except RepositoryNotFoundError as problem:
-        raise EncoderError(
-            f"{name!r} is neither a folder here nor a model on the hub that you may read: check the name; a private "
+    if isinstance(why, RevisionNotFoundError):
+        return EncoderError(f"the hub has no revision {revision!r} of {name!r}; check it, or leave it out.")
+    if isinstance(why, RepositoryNotFoundError):
+        return EncoderError(
+            f"{name!r} is neither a folder here nor a model of the hub that you may read: check the name; a private "
             "or gated model needs `hf auth login` first."
-        ) from problem
-    except RevisionNotFoundError as problem:
-        raise EncoderError(f"the hub has no revision {revision!r} of {name!r}; check it, or leave it out.") from problem
-    except Exception as problem:  # also the HTTP client's own, which change with the hub library's versions
-        at = "" if revision is None else f" --revision {revision}"
-        local = name.rpartition("/")[2]
-        why = str(problem).strip().partition("\n")[0] or type(problem).__name__
-        raise EncoderError(
-            f"{name!r} is neither a folder here nor in the hub's cache, and cannot be downloaded ({why}). Where there "
-            f"is a network, run `hf download {name}{at} --local-dir {local}`, bring the folder {local} here, and pass "
-            f"its path in place of the name."
-        ) from problem
-    return folder, folder.name  # snapshots are in folders of their commit's name
+        )
+    at = "" if revision is None else f" --revision {revision}"
+    local = name.rpartition("/")[2]
+    found = str(why).strip().partition("\n")[0].rstrip(".") or type(why).__name__
+    return EncoderError(
+        f"{name!r} is neither a folder here nor in the hub's cache, and cannot be downloaded ({found}). Where there is "
+        f"a network, run `hf download {name}{at} --local-dir {local}`, bring the folder {local} here, and pass its "
+        "path in place of the name."
+    )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -97,7 +112,9 @@ def weight_files(folder: Path) -> list[Path]:
             f"{folder} has weights in pytorch_model.bin only, which can run code when read; take a revision with "
             "model.safetensors, or save the model with `save_pretrained` of transformers."
         )
-    raise EncoderError(f"{folder} has no weights: expected model.safetensors, or shards and their index.")
+    raise EncoderError(
+        f"{folder} has no weights: expected model.safetensors, or shards and their index; download it again."
+    )
 
 
 def folder_digest(folder: Path) -> str:

@@ -91,7 +91,7 @@ def load_pretrained(name: str | Path, *, revision: str | None = None, dtype: DTy
     sentence = read_sentence(top)
     file = config_file(sentence.root)
     settings = read_json(file, dict)
-    kind = settings.get("model_type")
+    kind = str(settings.get("model_type"))
     if kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise EncoderError(
