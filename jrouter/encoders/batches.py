@@ -4,7 +4,7 @@ A batch is rows x width tokens, most of them a budget. Rows go by length, longes
 have about one length and all batches but the last are full. Plain NumPy, on the host.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -95,7 +95,7 @@ def plan(lengths: Sequence[int] | np.ndarray, *, longest: int, budget: int, mult
     return slots
 
 
-def padded(rows: Sequence[np.ndarray], slot: Slot, dtype: type) -> np.ndarray:
+def padded(rows: Sequence[np.ndarray] | Mapping[int, np.ndarray], slot: Slot, dtype: type) -> np.ndarray:
     """[slot.size, slot.width], rows of a batch [l] filled up with zeros; `rows` are those of all batches."""
     out = np.zeros((slot.size, slot.width), dtype)
     for place, row in enumerate(slot.rows):

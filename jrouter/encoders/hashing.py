@@ -13,7 +13,7 @@ Database-friendly random projections.
 import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -201,8 +201,3 @@ def _counted(grams: np.ndarray, owners: np.ndarray, n: int, buckets: int) -> lis
     ids = (keys % buckets).astype(np.int32)
     bounds = np.searchsorted(text, np.arange(n + 1))
     return [Hashed(ids[start:stop], values[start:stop]) for start, stop in pairwise(bounds)]
-
-
-def hashing_params(dim: int, buckets: int = BUCKETS) -> dict[str, Any]:
-    """Parameters of the hashing encoder: the signs of its projection."""
-    return {"signs": jnp.asarray(projection(dim, buckets))}
