@@ -10,6 +10,10 @@ from jrouter.balancing import balancing_weights
 from jrouter.bounding_scores import doubly_valid, pessimistic_scores, tilted_outcome
 from jrouter.bounds import imbens_manski_critical, utility_range, value_bounds
 from jrouter.diagnostics import Diagnosis, diagnose
+from jrouter.encoders.encode import Encoder
+from jrouter.encoders.load import load_encoder
+from jrouter.encoders.tensors import EncoderError
+from jrouter.encoders.texts import last_question, last_turns
 from jrouter.estimators import (
     augmented,
     counterfactual_scores,
@@ -73,6 +77,8 @@ __all__ = [
     "CounterfactualScores",
     "DataError",
     "Diagnosis",
+    "Encoder",
+    "EncoderError",
     "LoggedData",
     "METHODS",
     "Method",
@@ -109,7 +115,10 @@ __all__ = [
     "inverse_propensity_weight",
     "ips",
     "lambda_grid",
+    "last_question",
+    "last_turns",
     "limited_overlap_value",
+    "load_encoder",
     "make_power_world",
     "mrdr_row_weight",
     "overlap_row_weight",

@@ -36,67 +36,73 @@ class CompiledPolicy:
       params: its parameters.
       dim: width of the rows.
       n_models: T.
+
+    Attributes:
+      device: that answers.
+      functions: name -> (params, x [n, d], lam, mask [T]) -> arrays [n, ...], to be a part of a larger program.
+      context: (lam, pool) -> params at that lambda, lambda and mask on the device; kept for the last few.
     """
 
     def __init__(self, policy: Policy, params: Any, dim: int, n_models: int):
         self._dim, self._n_models = dim, n_models
         placed = [leaf.devices() for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
-        self._device = min(placed[0], key=lambda device: device.id) if placed else jax.devices()[0]
-        self._params = jax.device_put(params, self._device)
-        most = MOST_ROWS.get(self._device.platform, 8192)
+        self.device = min(placed[0], key=lambda device: device.id) if placed else jax.devices()[0]
+        self._params = jax.device_put(params, self.device)
+        most = MOST_ROWS.get(self.device.platform, 8192)
         self.sizes = powers_of_two(largest_batch(count_parameters(params), dim, most=most))
-        self._functions = {"choices": _choices(policy), "probabilities": _probabilities(policy)}
+        self.functions = {"choices": _choices(policy), "probabilities": _probabilities(policy)}
         self._programs: dict[tuple[str, int], Callable] = {}
         self._lock = threading.Lock()
         self._reduced = None if policy.at is None else jax.jit(policy.at)
         # Moving a scalar to the device takes longer than deciding one row.
         self._at = lru_cache(LAMBDAS_KEPT)(self._params_at)
         self._mask = lru_cache(POOLS_KEPT)(self._mask_of)
-        self._context = lru_cache(LAMBDAS_KEPT)(lambda lam, pool: (*self._at(lam), self._mask(pool)))
+        self.context = lru_cache(LAMBDAS_KEPT)(lambda lam, pool: (*self._at(lam), self._mask(pool)))
 
     def choices(self, x: Any, lam: float, pool: Pool) -> np.ndarray:
         """[n], the most probable model of each row of x [n, d]; -1 where the row is not finite."""
-        return self._answer("choices", x, lam, pool)[0]
+        return self.answer("choices", x, lam, pool)[0]
 
     def probabilities(self, x: Any, lam: float, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
         """[n, T], probability of each model, and [n], whether the row of x [n, d] is finite."""
-        probability, finite = self._answer("probabilities", x, lam, pool)
+        probability, finite = self.answer("probabilities", x, lam, pool)
         return probability, finite
 
     def compile(self, sizes: Sequence[int] | None = None) -> None:
         """Compiles and runs all programs; those of `sizes` are then the only ones."""
         sizes = self.sizes if sizes is None else tuple(sorted(set(sizes)))
         for size in sizes:
-            for name in self._functions:
+            for name in self.functions:
                 self._run(name, np.zeros((size, self._dim), np.float32), 0.0, None)
         self.sizes = sizes
 
     def _params_at(self, lam: float) -> tuple[Any, jax.Array]:
-        scalar = jax.device_put(np.float32(lam), self._device)
+        scalar = jax.device_put(np.float32(lam), self.device)
         return (self._params if self._reduced is None else self._reduced(self._params, scalar)), scalar
 
     def _mask_of(self, pool: Pool) -> jax.Array:
-        return jax.device_put(np.ones(self._n_models, bool) if pool is None else np.array(pool), self._device)
+        return jax.device_put(np.ones(self._n_models, bool) if pool is None else np.array(pool), self.device)
 
     def _run(self, name: str, x: Any, lam: float, pool: Pool) -> list[np.ndarray]:
         """What a program gives for rows x, as many as one of the sizes."""
-        params, scalar, mask = self._context(lam, pool)
+        params, scalar, mask = self.context(lam, pool)
         program = self._programs.get((name, len(x)))
         if program is None:
             with self._lock:  # of many threads that need a program, one compiles it
                 program = self._programs.get((name, len(x)))
                 if program is None:
                     rows = jax.ShapeDtypeStruct(x.shape, jnp.float32)
-                    program = jax.jit(self._functions[name]).lower(params, rows, scalar, mask).compile()
+                    program = jax.jit(self.functions[name]).lower(params, rows, scalar, mask).compile()
                     self._programs[name, len(x)] = program
         return [np.asarray(part) for part in program(params, x, scalar, mask)]
 
-    def _answer(self, name: str, x: Any, lam: float, pool: Pool) -> list[np.ndarray]:
+    def answer(self, name: str, x: Any, lam: float, pool: Pool) -> list[np.ndarray]:
+        """What a function of `functions` gives for rows x [n, d]."""
         sizes, n = self.sizes, x.shape[0]
         if not isinstance(x, np.ndarray):
             # Rows that are on the device stay there. Others do not: to pad or cut them compiles, for each n.
             exact = n in sizes and x.dtype == jnp.float32
-            x = jax.device_put(x, self._device) if exact else np.asarray(x, np.float32)
+            x = jax.device_put(x, self.device) if exact else np.asarray(x, np.float32)
         if n in sizes:
             return self._run(name, x, lam, pool)
         found = []

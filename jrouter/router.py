@@ -3,7 +3,7 @@
 import functools
 import importlib.metadata
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,11 @@ from tqdm import tqdm
 
 from jrouter.assessment import Assessment, AtLambda, assess, describe, from_plain
 from jrouter.compiled_policy import CompiledPolicy
+from jrouter.compiled_texts import CompiledTexts
+from jrouter.encoders.encode import Encoder
+from jrouter.encoders.load import load_encoder_of
+from jrouter.encoders.spec import EncoderSpec
+from jrouter.encoders.tensors import EncoderError
 from jrouter.interval import ascending, lambda_grid
 from jrouter.io import checkpoint
 from jrouter.io.checkpoint import CheckpointError
@@ -88,6 +93,7 @@ class Router:
       cost_unit: lambda is score per unit of this.
       embedding: name of the encoder of the embeddings, where known.
       assessment: what the log says of a router learned like this one, at each lambda; empty where not assessed.
+      encoder_spec: of the encoder that makes its embeddings of texts; None for a router that reads embeddings alone.
     """
 
     method: str
@@ -99,6 +105,7 @@ class Router:
     cost_unit: str = "USD"
     embedding: str | None = None
     assessment: Assessment = ()
+    encoder_spec: EncoderSpec | None = None
 
     def __post_init__(self):
         _ = self._policy  # made at once, so that threads share it
@@ -107,6 +114,30 @@ class Router:
     def _policy(self) -> CompiledPolicy:
         policy = build_method(self.method, self.config).policy
         return CompiledPolicy(policy, self.params, self.dim, len(self.models))
+
+    @functools.cached_property
+    def encoder(self) -> Encoder:
+        """The encoder of its texts, loaded when a text first needs it, from where it was when the router was fitted.
+
+        Raises:
+          ValueError: for a router that reads embeddings alone.
+          EncoderError: where the encoder is not there any more, or is another; `load` takes another place.
+        """
+        if self.encoder_spec is None:
+            raise ValueError(
+                "this router reads embeddings, no texts: fit it with encoder=load_encoder(...), or embed the texts"
+                + (f" by {self.embedding}" if self.embedding else "")
+            )
+        return load_encoder_of(self.encoder_spec)
+
+    @functools.cached_property
+    def _texts(self) -> CompiledTexts:
+        return CompiledTexts(self.encoder, self._policy)
+
+    def _with_encoder(self, encoder: Encoder | None) -> "Router":
+        if encoder is not None:
+            vars(self)["encoder"] = encoder  # as if the property had loaded it
+        return self
 
     def __reduce__(self):
         # Copies and pickles compile anew: programs belong to a process and its device.
@@ -122,6 +153,7 @@ class Router:
         lambdas: Sequence[float] | Array | None = None,
         nuisances: NuisanceConfig = NuisanceConfig(),
         embedding: str | None = None,
+        encoder: Encoder | None = None,
         seed: int = 0,
         assess_folds: int = 5,
         progress: bool | None = None,
@@ -137,6 +169,8 @@ class Router:
             and costs trade.
           nuisances: how propensities and outcomes are estimated; its `pool` must be "any".
           embedding: name of the encoder, kept with the router.
+          encoder: that made the log's embeddings (`read_log(..., embed=encoder.encode)`): the router then reads texts
+            too, and keeps what the encoder was.
           seed: of splits, initialisation and shuffling.
           assess_folds: K of `assessment`, which fits everything K times more, each on (K - 1) / K of the log; 0 for a
             router without.
@@ -146,6 +180,11 @@ class Router:
           ValueError: for a method that needs full feedback, lambdas that do not ascend, a pool that is not "any",
             or a log whose scores seem to be recorded depending on what they are.
         """
+        if encoder is not None and encoder.dim != log.x.shape[1]:
+            raise ValueError(
+                f"encoder: {encoder.spec.name} makes embeddings of width {encoder.dim}, the log's are of width "
+                f"{log.x.shape[1]}; read the log with embed=encoder.encode"
+            )
         learner = build_method(method, config)
         if learner.full_feedback:
             raise ValueError(f"method {method!r} needs every model's outcome on every query, which a log has not")
@@ -180,8 +219,9 @@ class Router:
             dim=log.x.shape[1],
             lambdas=tuple(np.asarray(grid).tolist()),
             cost_unit=log.cost_unit,
-            embedding=embedding,
-        )
+            embedding=encoder.spec.name if embedding is None and encoder is not None else embedding,
+            encoder_spec=None if encoder is None else encoder.spec,
+        )._with_encoder(encoder)
 
     def explain(self) -> str:
         """What the method decided and why, and what the router is worth by its log, as text."""
@@ -200,7 +240,7 @@ class Router:
         nearest = self._clipped(lam)
         return min(self.assessment, key=lambda one: abs(one.lam - nearest))
 
-    def compile(self, batch_sizes: Sequence[int] | None = None) -> None:
+    def compile(self, batch_sizes: Sequence[int] | None = None, *, texts: Sequence[Any] = ()) -> None:
         """Compiles what `route` and `probabilities` need, before a service takes traffic: later calls compile nothing.
 
         Rows are padded to the next batch size, and more than the largest go in pieces. Without this call the
@@ -211,6 +251,8 @@ class Router:
         Args:
           batch_sizes: numbers of rows, the only ones from then on: (1, 64) pads 2 to 63 rows to 64. Rows that
             are on an accelerator, as many as one of these, are not copied to the host. None for the powers of two.
+          texts: examples of the queries to come: what texts of their lengths need, alone or as many as these, is
+            compiled too.
 
         Raises:
           ValueError: for batch sizes that are not positive integers, or none.
@@ -220,24 +262,34 @@ class Router:
             if not batch_sizes or any(not isinstance(size, int | np.integer) or size < 1 for size in batch_sizes):
                 raise ValueError(f"batch_sizes: expected positive integers, got {batch_sizes}")
         self._policy.compile(batch_sizes)
+        if texts:
+            self._texts.compile(texts)
 
     def probabilities(self, x: Any, lam: float, allowed: Iterable[str] | None = None) -> np.ndarray:
-        """Probability of each model: [T] for one embedding [d], [n, T] for rows of them.
+        """Probability of each model: [T] for one query, [n, T] for n of them.
 
         Args:
-          x: [d] or [n, d] embeddings, by the encoder of the log.
+          x: [d] or [n, d] embeddings, by the encoder of the log; or a text or chat, or a list of them.
           lam: cost preference, score per unit of cost; clipped to the fitted range.
           allowed: names of the models that may be chosen; None for all.
 
         Raises:
           ValueError: for embeddings of another width or not finite, a lambda that is not a number of
-            at least 0, an unknown model, or an empty pool.
+            at least 0, an unknown model, or an empty pool; for texts that there is no encoder for.
         """
-        x, one = self._rows(x)
-        probability, finite = self._policy.probabilities(x, self._clipped(lam), self._pool(allowed))
+        answers, x, one = self._queries(x)
+        probability, finite = answers.probabilities(x, self._clipped(lam), self._pool(allowed))
         if not finite.all():
             raise self._not_finite(finite)
         return probability[0] if one else probability
+
+    def _queries(self, x: Any) -> tuple[CompiledPolicy | CompiledTexts, Any, bool]:
+        """What answers, what it is asked, and whether it was one query."""
+        if isinstance(x, str) or _is_chat(x):
+            return self._texts, [x], True
+        if isinstance(x, list | tuple) and x and (isinstance(x[0], str) or _is_chat(x[0])):
+            return self._texts, x, False
+        return self._policy, *self._rows(x)
 
     def _rows(self, x: Any) -> tuple[Any, bool]:
         """Embeddings as rows [n, d], and whether it was one."""
@@ -270,20 +322,20 @@ class Router:
         return tuple(name in names for name in self.models)
 
     def route(self, x: Any, lam: float, allowed: Iterable[str] | None = None) -> str | list[str]:
-        """Which model to call: a name for one embedding [d], a list of names for rows [n, d].
+        """Which model to call: a name for one query, a list of names for n of them.
 
-        The most probable model; of a policy that explores, too.
+        The most probable model; of a policy that explores, too. Of texts, embedding and decision are one program.
 
         Args:
-          x: [d] or [n, d] embeddings.
+          x: [d] or [n, d] embeddings; or a text or chat (a list of messages), or a list of them.
           lam: cost preference, score per unit of cost; clipped to the fitted range.
           allowed: names of the models that may be chosen; None for all.
 
         Raises:
           ValueError: as `probabilities`.
         """
-        x, one = self._rows(x)
-        best = self._policy.choices(x, self._clipped(lam), self._pool(allowed)).tolist()
+        answers, x, one = self._queries(x)
+        best = answers.choices(x, self._clipped(lam), self._pool(allowed)).tolist()
         if -1 in best:
             raise self._not_finite(np.array(best) >= 0)
         return self.models[best[0]] if one else [self.models[index] for index in best]
@@ -300,6 +352,7 @@ class Router:
                 "models": list(self.models),
                 "embedding_dim": self.dim,
                 "embedding": self.embedding,
+                "encoder": None if self.encoder_spec is None else self.encoder_spec.to_dict(),
                 "lambdas": list(self.lambdas),
                 "cost_unit": self.cost_unit,
                 "explanation": self.explain().splitlines(),
@@ -309,16 +362,26 @@ class Router:
         )
 
     @classmethod
-    def load(cls, folder: str | Path, *, models: Sequence[str] | None = None, dim: int | None = None) -> "Router":
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        models: Sequence[str] | None = None,
+        dim: int | None = None,
+        encoder: Encoder | str | Path | None = None,
+    ) -> "Router":
         """Reads a router.
 
         Args:
           folder: from `save`.
           models: the names, in order, that the caller routes to; another list is refused.
           dim: the width of the caller's embeddings; another is refused.
+          encoder: of texts, or where its weights are now; another than the router was fitted with is refused. None
+            for where they were, which are loaded when a text first needs them.
 
         Raises:
           CheckpointError: for a folder that holds no router, or one made for something else.
+          EncoderError: for an `encoder` that cannot be loaded.
         """
         manifest = checkpoint.load_manifest(folder)
         needed = ("method", "config", "models", "embedding_dim", "lambdas", "cost_unit", "params")
@@ -344,6 +407,7 @@ class Router:
                 f"{folder}: field 'config' does not fit this version of jrouter ({error}); "
                 "load it with the version that wrote it"
             ) from error
+        spec, loaded = _encoder_of(folder, manifest, encoder)
         params, _ = checkpoint.load(folder)
         return cls(
             method=manifest["method"],
@@ -355,4 +419,36 @@ class Router:
             cost_unit=manifest["cost_unit"],
             embedding=manifest.get("embedding"),
             assessment=from_plain(manifest.get("assessment", [])),
+            encoder_spec=spec,
+        )._with_encoder(loaded)
+
+
+def _encoder_of(
+    folder: str | Path, manifest: Mapping[str, Any], given: Encoder | str | Path | None
+) -> tuple[EncoderSpec | None, Encoder | None]:
+    """The spec of a manifest, and the encoder that a caller gave, if it is that one."""
+    record = manifest.get("encoder")
+    try:
+        spec = None if record is None else EncoderSpec.from_dict(record)
+    except EncoderError as error:
+        raise CheckpointError(f"{folder}: manifest.json, {error}") from error
+    if given is None:
+        return spec, None
+    if spec is None:
+        raise CheckpointError(
+            f"{folder}: manifest.json has no field 'encoder': this router reads embeddings, no texts; leave `encoder` "
+            "out, or fit a router with it"
         )
+    if not isinstance(given, Encoder):
+        return spec, load_encoder_of(spec, name=given)
+    if given.spec.identity() != spec.identity():
+        raise CheckpointError(
+            f"{folder}: field 'encoder' differs from the encoder given, whose {given.spec.difference(spec)}: "
+            "a router reads the embeddings of the encoder it was fitted with"
+        )
+    return spec, given
+
+
+def _is_chat(x: Any) -> bool:
+    """Whether a query is a chat: a list of messages."""
+    return isinstance(x, list | tuple) and bool(x) and isinstance(x[0], Mapping)

@@ -180,7 +180,7 @@ def test_params_at_a_lambda_are_reduced_once_and_few_are_kept():
         np.testing.assert_array_equal(reduced.choices(X[:4], float(lam), None), whole.choices(X[:4], float(lam), None))
     assert reductions == [(100,)]  # traced once, though called for each of many lambdas
     assert reduced._at.cache_info().currsize == compiled_policy.LAMBDAS_KEPT
-    assert reduced._context.cache_info().currsize <= compiled_policy.LAMBDAS_KEPT
+    assert reduced.context.cache_info().currsize <= compiled_policy.LAMBDAS_KEPT
     assert reduced._at(3.0)[0]["w"].shape == (1, D, T)
 
 
@@ -196,7 +196,7 @@ def test_rows_on_the_device_are_answered_like_others():
 def test_params_are_on_the_device_once():
     host = jax.tree.map(np.asarray, PARAMS)
     policy = CompiledPolicy(Policy(linear), host, D, T)
-    first, again = policy._context(0.0, None)[0], policy._context(1.0, POOL)[0]
+    first, again = policy.context(0.0, None)[0], policy.context(1.0, POOL)[0]
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(first))
     assert all(one is other for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True))
 
