@@ -1,6 +1,5 @@
 """Encoders by name: hashed n-grams, or a pretrained network with its tokenizer."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from jrouter.encoders.hashing import BUCKETS, Hashed, hash_texts, project, proje
 from jrouter.encoders.pooling import POOLINGS, unit_norm
 from jrouter.encoders.spec import EncoderSpec
 from jrouter.encoders.tensors import EncoderError
-from jrouter.encoders.tokens import Tokeniser, load_tokeniser
+from jrouter.encoders.tokens import Tokeniser, load_tokeniser, tokenizer_digest
 from jrouter.encoders.weights import Pretrained, load_pretrained
 from jrouter.types import Array
 
@@ -122,7 +121,7 @@ def load_encoder(
         architecture=pretrained.architecture,
         dim=pretrained.dim,
         revision=pretrained.revision,
-        tokenizer=_digest(pretrained.folder),
+        tokenizer=tokenizer_digest(pretrained.folder),
         pooling=pooling or pretrained.pooling or default,
         normalise=normalise,
         max_length=max_length,
@@ -206,13 +205,3 @@ def hashing_kind(*, normalise: bool) -> Kind:
 
 def _placed(params: Any, mesh: Mesh | None) -> Any:
     return params if mesh is None else jax.device_put(params, NamedSharding(mesh, P()))
-
-
-def _digest(folder: Path) -> str:
-    """Of the files that say how text becomes tokens."""
-    names = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "tokenizer_config.json")
-    whole = hashlib.sha256()
-    for name in names:
-        if (folder / name).is_file():
-            whole.update(f"{name} {(folder / name).stat().st_size} ".encode() + (folder / name).read_bytes())
-    return f"sha256:{whole.hexdigest()[:16]}"

@@ -1,5 +1,6 @@
 """Texts to tokens: the tokenizer of a folder, cut to a number of tokens at one end, and how many were cut."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,22 @@ import numpy as np
 from jrouter.encoders.tensors import EncoderError
 
 SIDES = ("right", "left")
+VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+    "vocab.json",
+)
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+    "vocab.json",
+)
+"""Files, one of which a tokenizer is made of."""
 
 
 class Tokenised(NamedTuple):
@@ -60,6 +77,16 @@ class Tokeniser:
         return Tokenised(rows, np.array([len(one) for one in ids], np.int64), np.array(kept, np.int64))
 
 
+def tokenizer_digest(folder: Path) -> str:
+    """SHA-256, 16 digits of it, of the files in a folder that say how text becomes tokens."""
+    whole = hashlib.sha256()
+    for name in (*VOCABULARIES, "merges.txt", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            content = (folder / name).read_bytes()
+            whole.update(f"{name} {len(content)} ".encode() + content)
+    return f"sha256:{whole.hexdigest()[:16]}"
+
+
 def load_tokeniser(folder: str | Path, *, max_length: int | None = None, truncation: str = "right") -> Tokeniser:
     """The tokenizer whose files are in a folder; nothing is downloaded.
 
@@ -87,11 +114,14 @@ def _load(folder: Path) -> Any:
 
     if not folder.is_dir():
         raise EncoderError(f"{folder}: is no folder; give one with the files of a tokenizer")
+    # Checked, as of a config.json alone transformers makes a tokenizer that knows no word.
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise EncoderError(f"{folder}: holds no tokenizer, expected one of {', '.join(VOCABULARIES)}; add its files")
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as problem:
         reason = " ".join(str(problem).split())
-        raise EncoderError(f"{folder}: holds no tokenizer that transformers reads ({reason:.200}); add it") from None
+        raise EncoderError(f"{folder}: its tokenizer cannot be read ({reason:.200}); copy its files again") from None
 
 
 def _ids(tokenizer: Any, texts: list[str], *, special: bool = False) -> list[list[int]]:
