@@ -116,6 +116,7 @@ def run_study(
             group = jnp.asarray(np.unique(np.asarray(group), return_inverse=True)[1])
         ours, means, seconds = of(key)
         others = {name: other for name, other in references(key).items() if identity(other) != identity(key)}
+        alone = paired(ours, 0.0, group)
         study.keep(
             key,
             {
@@ -124,7 +125,7 @@ def run_study(
                 "dim": setting.problem.log.x.shape[1],
                 "lambdas": setting.problem.lambdas,
                 **{metric: getattr(means, metric) for metric in METRICS},
-                "error": {"utility": paired(ours, 0.0, group)["mean_error"]},
+                "error": {"utility": alone["mean_error"], "utility_by_lambda": alone["error"]},
                 "differences": {name: paired(ours, of(other)[0], group) for name, other in others.items()},
                 "seconds": round(seconds, 3),
             },

@@ -1,0 +1,255 @@
+"""Benchmarks as they are published, with text and no embeddings: what is logged, what judges, and its embedding."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from data import Source
+
+from jrouter.encoders.encode import Encoder
+from jrouter.encoders.load import load_encoder
+from jrouter.encoders.tensors import EncoderError
+from jrouter.io.columns import DataError
+from jrouter.io.routerbench import fetch_routerbench, read_routerbench
+from jrouter.io.sprout import fetch_sprout, read_sprout
+from jrouter.io.tables import file_digest
+from jrouter.types import BenchmarkTable, take_rows
+
+ENCODERS = {"bert": "google-bert/bert-base-uncased", "llama-3.2-1b": "meta-llama/Llama-3.2-1B"}
+"""The paper's encoders, and what is taken for them: which BERT it was is open, and whether Llama's Instruct."""
+SMOKE_ROWS = 400
+
+
+class Half(NamedTuple):
+    """Queries with every model's outcome.
+
+    Attributes:
+      table: n rows, without embeddings and groups.
+      texts: [n].
+    """
+
+    table: BenchmarkTable
+    texts: list[str]
+
+
+class Benchmark(NamedTuple):
+    """A published benchmark.
+
+    Attributes:
+      name: of its file, or of the benchmark where there are several.
+      files: name -> SHA-256.
+      protocol: which rows are logged and which judge, in words.
+      logged: queries that are logged.
+      test: queries that judge.
+    """
+
+    name: str
+    files: dict[str, str]
+    protocol: str
+    logged: Half
+    test: Half
+
+
+class Embedded(NamedTuple):
+    """A benchmark as the experiments take it.
+
+    Attributes:
+      source: of the queries with their embeddings.
+      facts: of the benchmark, its encoder and its texts, as a result file holds them.
+    """
+
+    source: Source
+    facts: dict[str, Any]
+
+
+def read_benchmark(
+    name: Literal["routerbench", "sprout"],
+    paths: Sequence[Path] = (),
+    *,
+    revision: str | None = None,
+    prices: Path | None = None,
+) -> Benchmark:
+    """Reads a published benchmark, and fetches it from the hub where no path is given.
+
+    RouterBench by CARROT's protocol (arXiv 2502.03261): tasks whose name starts with "chinese" are dropped, and a
+    fifth of the other rows judges. SPROUT by its own splits: train and validation are logged, test judges.
+
+    Args:
+      name: of the benchmark.
+      paths: RouterBench's file; SPROUT's folder, or its files.
+      revision: on the hub.
+      prices: file of prices, for SPROUT.
+
+    Raises:
+      DataError: for a file that is missing or holds something else, and where the hub cannot be reached.
+    """
+    if paths and revision is not None:
+        raise ValueError("--benchmark-revision: files are given by --benchmark-path; leave one of the two out")
+    if name == "routerbench":
+        return _read_routerbench(paths, revision, prices)
+    return _read_sprout(paths, revision, prices)
+
+
+def _read_routerbench(paths: Sequence[Path], revision: str | None, prices: Path | None) -> Benchmark:
+    if prices is not None:
+        raise ValueError("--prices: RouterBench is published with its costs; leave it out")
+    if len(paths) > 1:
+        raise ValueError(f"--benchmark-path: RouterBench is one file, got {len(paths)}")
+    path = paths[0] if paths else fetch_routerbench(revision=revision)
+    found = read_routerbench(path, protocol="carrot")
+    whole = Half(found.table, list(found.texts))
+    return Benchmark(
+        path.name,
+        {path.name: file_digest(path)},
+        "CARROT's: without the Chinese tasks, 80% of the rows logged and 20% judge, seed 42",
+        _rows(whole, np.asarray(found.train)),
+        _rows(whole, np.asarray(found.test)),
+    )
+
+
+def _read_sprout(paths: Sequence[Path], revision: str | None, prices: Path | None) -> Benchmark:
+    if not paths:
+        paths = [fetch_sprout(revision=revision)]
+    splits = read_sprout(paths[0] if len(paths) == 1 else list(paths), prices=prices)
+    halves = {split: Half(found.table, list(found.texts)) for split, found in splits.items()}
+    lacking = [split for split in ("train", "test") if split not in halves]
+    if lacking:
+        raise DataError(f"{paths[0]}: SPROUT's split {lacking[0]!r} is missing; give the files of all three splits")
+    logged = [halves[split] for split in ("train", "validation") if split in halves]
+    files = {path.name: file_digest(path) for path in _parquet_files(paths)}
+    if prices is not None:
+        files[prices.name] = file_digest(prices)
+    return Benchmark(
+        "SPROUT",
+        files,
+        f"its own splits: {' and '.join(s for s in ('train', 'validation') if s in halves)} logged, test judges",
+        _joined(logged),
+        _joined([halves["test"]]),
+    )
+
+
+def _parquet_files(paths: Sequence[Path]) -> list[Path]:
+    return sorted(file for path in paths for file in (path.rglob("*.parquet") if path.is_dir() else [path]))
+
+
+def _rows(half: Half, rows: np.ndarray) -> Half:
+    table = take_rows(replace(half.table, group=None), rows)
+    return Half(table, [half.texts[row] for row in rows])
+
+
+def _joined(halves: Sequence[Half]) -> Half:
+    tables = [replace(half.table, group=None) for half in halves]
+    joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *tables)
+    return Half(joined, [text for half in halves for text in half.texts])
+
+
+def fewer(benchmark: Benchmark, rows: int = SMOKE_ROWS) -> Benchmark:
+    """At most so many rows of each half, drawn with a fixed seed; in their order."""
+
+    def drawn(half: Half) -> Half:
+        n = len(half.texts)
+        return _rows(half, np.sort(np.random.default_rng(0).permutation(n)[:rows]))
+
+    return benchmark._replace(logged=drawn(benchmark.logged), test=drawn(benchmark.test))
+
+
+def open_encoder(name: str, *, path: Path | None = None, **settings: Any) -> Encoder:
+    """The encoder of --encoder.
+
+    Args:
+      name: one of `ENCODERS`, "hashing", a folder or a name on the hub.
+      path: folder of its files; the name is then only a name.
+      settings: of `load_encoder`.
+
+    Raises:
+      EncoderError: where it cannot be loaded, with what to do.
+    """
+    if path is not None and not path.is_dir():
+        raise EncoderError(f"--encoder-path: {path} is no folder; give that of config.json, weights and tokenizer")
+    place = path or ENCODERS.get(name, name)
+    try:
+        return load_encoder(place, **settings)
+    except EncoderError as problem:
+        if path is not None or name not in ENCODERS:
+            raise
+        gated = ""
+        if place.startswith("meta-llama/"):
+            gated = f" It is gated: accept its licence at https://huggingface.co/{place}, then log in."
+        raise EncoderError(f"{problem}{gated} A folder of its files is taken by --encoder-path FOLDER.") from problem
+
+
+def encoder_name(name: str) -> str:
+    """The encoder's name in names of files: of a folder or of a hub's model its last part.
+
+    >>> encoder_name("sentence-transformers/all-MiniLM-L6-v2")
+    'all-minilm-l6-v2'
+    """
+    last = name.rstrip("/").rpartition("/")[2].lower()
+    return "".join(c if c.isalnum() or c in "-._" else "-" for c in last)
+
+
+def cache_folder() -> Path:
+    """Where embeddings are kept if no other folder is named: the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jrouter" / "embeddings"
+
+
+def embed(benchmark: Benchmark, encoder: Encoder, cache: Path | None, *, progress: bool | None = None) -> Embedded:
+    """Embeds the queries, each different text once, and says what became of them.
+
+    Groups, which stay on one side of a split, are rows of the same text. Published splits are kept as they are: a
+    test query that is logged too is counted, and stays.
+
+    Args:
+      benchmark: of texts.
+      encoder: texts -> embeddings.
+      cache: folder that embeddings are taken from and added to; None for none.
+      progress: as of `Encoder.encode`.
+    """
+    n = len(benchmark.logged.texts)
+    texts = [encoder.text(text, row) for row, text in enumerate(benchmark.logged.texts + benchmark.test.texts)]
+    rows = encoder.encode(benchmark.logged.texts + benchmark.test.texts, cache=cache, progress=progress)
+    halves = [
+        replace(half.table, x=jnp.asarray(x), group=jnp.asarray(_groups(half.texts)))
+        for half, x in ((benchmark.logged, rows[:n]), (benchmark.test, rows[n:]))
+    ]
+    logged, test = halves
+    logged_texts = set(benchmark.logged.texts)
+    spec = encoder.spec.to_dict()
+    # A folder is told by its own name: where it lies is nobody's concern, and its digest says what it is.
+    spec["name"] = Path(encoder.spec.name).name if encoder.spec.revision.startswith("sha256:") else encoder.spec.name
+    facts = {
+        "files": benchmark.files,
+        "protocol": benchmark.protocol,
+        "encoder": spec,
+        "texts": {
+            "logged": n,
+            "test": len(benchmark.test.texts),
+            "test_also_logged": sum(text in logged_texts for text in benchmark.test.texts),
+            "distinct_queries": len({*benchmark.logged.texts, *benchmark.test.texts}),
+            "distinct_texts_encoded": len(set(texts)),
+            "distinct_embeddings": len({hashlib.sha256(row.tobytes()).digest() for row in rows}),
+        },
+        "models": list(logged.models),
+        "cost_unit": logged.cost_unit,
+    }
+    draw: Callable[[int], BenchmarkTable] = lambda seed: logged  # noqa: E731 (of a file, the same for every seed)
+    return Embedded(Source(benchmark.name, _digest(benchmark.files), draw, test, (1.0, 0.1)), facts)
+
+
+def _groups(texts: Sequence[str]) -> np.ndarray:
+    """[n] int32, equal where texts are."""
+    places: dict[str, int] = {}
+    return np.array([places.setdefault(text, len(places)) for text in texts], np.int32)
+
+
+def _digest(files: dict[str, str]) -> str:
+    """The SHA-256 of a file; of several, that of the lines "digest  name" in the order of the names."""
+    if len(files) == 1:
+        return next(iter(files.values()))
+    return hashlib.sha256("".join(f"{files[name]}  {name}\n" for name in sorted(files)).encode()).hexdigest()
