@@ -19,13 +19,6 @@ VOCABULARIES = (
     "vocab.txt",
     "vocab.json",
 )
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.txt",
-    "vocab.json",
-)
 """Files, one of which a tokenizer is made of."""
 
 
