@@ -11,11 +11,14 @@ import os
 import jax.numpy as jnp
 import numpy as np
 
-from jrouter.io.columns import CSV, PARQUET, Source, describe, listed, pick_embedding, query_groups
+from jrouter.io.columns import CSV, JSON_LINES, PARQUET, Source, describe, listed, pick_embedding, query_groups
 from jrouter.io.files import read_files
 from jrouter.types import BenchmarkTable
 
 TOTAL_COST = "|total_cost"
+TEXT = ("query", "prompt")
+FINITE_SCORE = "a finite score in every row of a benchmark table"
+FINITE_COST = "a finite cost of at least 0 in every row"
 # What RouterBench's files hold beside the models, and what a pandas index leaves behind.
 NO_MODEL = {"sample_id", "prompt", "query", "question", "task", "eval_name", "oracle_model_to_route_to", "index", ""}
 
@@ -44,15 +47,10 @@ def read_table(
     """
 
     def choose(names: list[str], file: str) -> dict[str, str]:
-        return _choose(names, file, embedding)
+        return choose_table(names, file, embedding)
 
     source = read_files(path, choose, (*PARQUET, *CSV))
-    models = tuple(name.removeprefix("score:") for name in source.original if name.startswith("score:"))
-    score = np.empty((source.rows, len(models)), np.float32)
-    cost = np.empty_like(score)
-    for t, model in enumerate(models):
-        score[:, t] = source.floats(f"score:{model}", "a finite score in every row of a benchmark table")
-        cost[:, t] = source.floats(f"cost:{model}", "a finite cost of at least 0 in every row", low=0.0)
+    models, score, cost = outcomes(source)
     x = source.embeddings("embedding") if "embedding" in source.original else None
     group = query_groups(source, x)
     return BenchmarkTable(
@@ -63,6 +61,57 @@ def read_table(
         models=models,
         cost_unit=_cost_unit(source) if cost_unit is None else cost_unit,
     )
+
+
+def outcomes(source: Source, *, null: bool = False) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Returns the models of a table in memory, and [n, T] float32 their scores and their costs.
+
+    Args:
+      source: columns `score:<model>` and `cost:<model>`, in the order of the models.
+      null: whether null is allowed, and read as 0.
+
+    Raises:
+      DataError: a score or cost that is no finite number, a negative cost, or null where that is not allowed.
+    """
+    models = tuple(name.removeprefix("score:") for name in source.original if name.startswith("score:"))
+    score = np.empty((source.rows, len(models)), np.float32)
+    cost = np.empty_like(score)
+    for t, model in enumerate(models):
+        score[:, t] = source.floats(f"score:{model}", FINITE_SCORE, null=null)
+        cost[:, t] = source.floats(f"cost:{model}", FINITE_COST, low=0.0, null=null)
+    return models, score, cost
+
+
+def read_texts(path: str | os.PathLike, column: str | None = None) -> list[str]:
+    """Reads the text of the queries of a table or log, in the order of its rows, so that it can be embedded.
+
+    Args:
+      path: a Parquet, CSV or JSON lines file, or a folder of such files, as `read_table` and `read_log` read them.
+      column: its name, as `question`; by default `query`, or `prompt` where there is none.
+
+    Returns:
+      [n] strings, in full: white space and quotes are kept.
+
+    Raises:
+      DataError: a file that is missing, empty or malformed; no such column; a row without text.
+    """
+
+    def choose(names: list[str], file: str) -> dict[str, str]:
+        wanted = TEXT if column is None else (column,)
+        found = next((name for name in wanted if name in names), None)
+        if found is None:
+            what = " or ".join(f"'{name}'" for name in wanted)
+            raise describe(file, f"has no column {what}; pass `column=` one of those there: {listed(names)}")
+        return {"text": found}
+
+    return texts(read_files(path, choose, (*PARQUET, *CSV, *JSON_LINES), folder=True), "text")
+
+
+def texts(source: Source, name: str) -> list[str]:
+    """Returns [n] the strings of a column (our name); raises DataError at the first row without."""
+    column = source.text(name, "a text in every row")
+    source.require(name, ~source.nulls(name), "a text in every row")
+    return column.to_pylist()
 
 
 def file_digest(path: str | os.PathLike) -> str:
@@ -81,30 +130,30 @@ def file_digest(path: str | os.PathLike) -> str:
         raise describe(os.fspath(path), f"cannot be read: {problem.strerror}; check the path") from None
 
 
-def _choose(names: list[str], file: str, embedding: str | None) -> dict[str, str]:
-    """Our name -> the file's name, in the order of the models."""
-    outcomes = {name: name for name in names if name.startswith(("score:", "cost:"))}
+def choose_table(names: list[str], file: str, embedding: str | None = None) -> dict[str, str]:
+    """Returns our name -> the file's name, in the order of the models, as `read_table` chooses columns."""
+    found = {name: name for name in names if name.startswith(("score:", "cost:"))}
     score_name, cost_name = "score:{}", "cost:{}"
-    if not outcomes and any(name.endswith(TOTAL_COST) for name in names):
+    if not found and any(name.endswith(TOTAL_COST) for name in names):
         score_name, cost_name = "{}", "{}" + TOTAL_COST
-        outcomes = _routerbench_outcomes(names)
-    models = list(dict.fromkeys(name.split(":", 1)[1] for name in outcomes))
+        found = _routerbench_outcomes(names)
+    models = list(dict.fromkeys(name.split(":", 1)[1] for name in found))
     if not models:
         raise describe(
             file, f"has no column 'score:<model>' or 'cost:<model>'; rename its columns, which are {listed(names)}"
         )
     for model in models:
         have, lack = score_name.format(model), cost_name.format(model)
-        if f"score:{model}" not in outcomes:
+        if f"score:{model}" not in found:
             have, lack = lack, have
         if lack not in names:
             raise describe(file, f"has a column '{have}' but no '{lack}'; add it, or drop '{have}'", column=lack)
     if len(models) == 1:
         raise describe(file, f"has one model, {models[0]!r}, expected at least two; add columns of another model")
     # The order of models is that of their scores here, whichever of score and cost came first in the file.
-    original = {key: outcomes[key] for model in models for key in (f"score:{model}", f"cost:{model}")}
+    original = {key: found[key] for model in models for key in (f"score:{model}", f"cost:{model}")}
     encoder = pick_embedding(names, embedding, file)
-    query = next((name for name in ("query", "prompt") if name in names), None)
+    query = next((name for name in TEXT if name in names), None)
     if query is None and encoder is None:
         raise describe(
             file,
