@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import chex
+import jax
 import jax.numpy as jnp
 
 from jrouter.types import Array
@@ -78,8 +79,9 @@ def unit_norm(x: Array) -> Array:
     """
     chex.assert_rank(x, 1)
     x = x.astype(jnp.float32)
-    # Divided by the largest first, and by 1 where all are zero: both gradients stay finite.
-    largest = jnp.max(jnp.abs(x))
+    # Divided by the largest first, on which the result does not depend, and by 1 where all are zero: squares and
+    # gradients stay finite.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x)))
     x = x / jnp.where(largest > 0, largest, 1.0)
     square = jnp.sum(x * x)
     return x / jnp.sqrt(jnp.where(square > 0, square, 1.0))
