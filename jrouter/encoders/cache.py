@@ -89,8 +89,8 @@ class EmbeddingCache:
                 wanted.setdefault(name, []).append((place, row))
         for name, pairs in wanted.items():
             places, at = np.array(pairs).T
-            stored = self._read(name, "rows")
-            if stored is None or at.max() >= len(stored):
+            stored = self._read(name, "rows", at_least=at.max() + 1)
+            if stored is None:
                 self._places = {key: place for key, place in self._places.items() if place[0] != name}
                 continue
             rows[places], found[places] = stored[at], True
@@ -127,16 +127,17 @@ class EmbeddingCache:
             if keys is not None:
                 self._places.update((key.tobytes(), (name, row)) for row, key in enumerate(keys))
 
-    def _read(self, name: str, array: str) -> np.ndarray | None:
+    def _read(self, name: str, array: str, at_least: int = 0) -> np.ndarray | None:
         """Keys or rows of a file; None, with a warning, where it does not hold what it should."""
         path = self.folder / name
         kind, width = (np.uint8, KEY) if array == "keys" else (np.float32, self.dim)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # Opened here: NumPy leaves a file that is no whole zip open.
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 whose, found = file["identity"].tobytes(), file[array]
             if whose != self.identity.encode():
                 problem = "holds embeddings of another encoder"
-            elif found.dtype != kind or found.ndim != 2 or found.shape[1] != width:
+            elif found.dtype != kind or found.ndim != 2 or found.shape[1] != width or len(found) < at_least:
                 problem = f"holds {array} {found.dtype} {list(found.shape)}, expected {np.dtype(kind)} [n, {width}]"
             else:
                 return found
