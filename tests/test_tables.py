@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jrouter.io.columns import DataError
-from jrouter.io.tables import file_digest, read_table
+from jrouter.io.tables import file_digest, read_table, read_texts
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -266,6 +266,41 @@ def test_file_digest(tmp_path):
         file_digest(tmp_path / "none.csv")
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_texts(tmp_path, name):
+    """The queries in full, of a table in either column layout."""
+    write, path = WRITERS[name], tmp_path / name
+    assert read_texts(write(path, WIDE)) == WIDE["query"]
+    assert read_texts(path, "task") == WIDE["task"]
+    assert read_texts(write(path, {"prompt": [" ['a'] ", "é"], "other": [1, 2]})) == [" ['a'] ", "é"]
+    assert read_texts(write(path, {"prompt": ["a"], "query": ["b"]})) == ["b"]
+
+    def fails_for(column, *parts):
+        with pytest.raises(DataError) as caught:
+            read_texts(path, column)
+        message = str(caught.value)
+        assert message.startswith(str(path)) and all(part in message for part in parts), message
+
+    fails_for("question", "no column 'question'", "'prompt', 'query'")
+    write(path, {"text": ["a", "b"]})
+    fails_for(None, "no column 'query' or 'prompt'", "`column=`", "'text'")
+    write(path, {"query": ["a", None, "b"]})
+    fails_for(None, "row 1, column 'query'", "found null", "a text in every row")
+    write(path, {"query": ["a", ""]})
+    fails_for("query", "row 1, column 'query'", "a text in every row")
+    fails_for("none", "no column 'none'")
+
+
+def test_texts_of_a_log(tmp_path):
+    """Logs come as JSON lines and folders too, and their rows in the order in which `read_log` has them."""
+    (tmp_path / "b.jsonl").write_text('{"query": "3", "model": "m"}\n')
+    (tmp_path / "a.jsonl").write_text('{"query": "1", "model": "m"}\n{"query": "2", "model": "n"}\n')
+    assert read_texts(tmp_path) == ["1", "2", "3"]
+    (tmp_path / "b.jsonl").write_text('{"query": null, "model": "m"}\n')
+    with pytest.raises(DataError, match="b.jsonl, row 0, column 'query': found null"):
+        read_texts(tmp_path)
+
+
 REAL = [
     ("routerbench_3tasks", 3164, 11, 384, 3162, "USD per query"),
     ("routerbench_original_columns", 600, 11, None, 600, "USD"),
@@ -286,3 +321,12 @@ def test_real_tables(name, rows, models, width, queries, unit):
     if name == "routerbench_3tasks":
         assert float(table.score[:, table.models.index("gpt-4-1106-preview")].mean()) == pytest.approx(0.88, abs=0.005)
         assert float(table.score.max(axis=1).mean()) == pytest.approx(0.976, abs=5e-4)
+
+
+def test_real_texts():
+    path = DATA / "routerbench_3tasks.parquet"
+    if not path.exists():
+        pytest.skip("the real tables are not on this machine")
+    query, question = read_texts(path), read_texts(path, "question")
+    assert len(query) == len(question) == 3164
+    assert all(part in whole for whole, part in zip(query[:50], question[:50], strict=True))
