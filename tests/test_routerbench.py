@@ -263,7 +263,7 @@ def test_fetch(tmp_path, monkeypatch):
     for part in (
         "withmartian/routerbench",
         "Name or service not known;",
-        "get routerbench_5shot.pkl",
+        "download routerbench_5shot.pkl",
         "read_routerbench",
     ):
         assert part in message

@@ -230,5 +230,5 @@ def test_fetch(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(DataError) as caught:
         fetch_sprout()
-    for part_of in ("CARROT-LLM-Routing/SPROUT", "no network; get data/train-*.parquet", "`read_sprout`"):
+    for part_of in ("CARROT-LLM-Routing/SPROUT", "no network; download data/train-*.parquet", "`read_sprout`"):
         assert part_of in str(caught.value)

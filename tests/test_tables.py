@@ -284,9 +284,9 @@ def test_texts(tmp_path, name):
     fails_for("question", "no column 'question'", "'prompt', 'query'")
     write(path, {"text": ["a", "b"]})
     fails_for(None, "no column 'query' or 'prompt'", "`column=`", "'text'")
-    write(path, {"query": ["a", None, "b"]})
+    write(path, {"query": ["a", None, "b"], "other": [1, 2, 3]})
     fails_for(None, "row 1, column 'query'", "found null", "a text in every row")
-    write(path, {"query": ["a", ""]})
+    write(path, {"query": ["a", ""], "other": [1, 2]})
     fails_for("query", "row 1, column 'query'", "a text in every row")
     fails_for("none", "no column 'none'")
 

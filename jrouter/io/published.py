@@ -132,5 +132,5 @@ def fetch(repository: str, files: Sequence[str], revision: str | None, instead: 
     except Exception as problem:  # the hub's HTTP library has errors of its own, and changes with its version
         wanted = ", ".join(files)
         url = f"https://huggingface.co/datasets/{repository}"
-        told = f"cannot be downloaded: {sentence(problem)}; get {wanted} from {url} elsewhere and {instead}"
+        told = f"cannot be downloaded: {sentence(problem)}; download {wanted} from {url} by other means and {instead}"
         raise describe(place, told) from None
