@@ -15,7 +15,9 @@ from data import Source
 from jrouter.encoders.encode import Encoder
 from jrouter.encoders.load import load_encoder
 from jrouter.encoders.tensors import EncoderError
-from jrouter.io.columns import DataError
+from jrouter.io.columns import PARQUET, DataError
+from jrouter.io.prices import read_prices
+from jrouter.io.published import Incomplete
 from jrouter.io.routerbench import fetch_routerbench, read_routerbench
 from jrouter.io.sprout import fetch_sprout, read_sprout
 from jrouter.io.tables import file_digest
@@ -45,6 +47,7 @@ class Benchmark(NamedTuple):
       name: of its file, or of the benchmark where there are several.
       files: name -> SHA-256.
       protocol: which rows are logged and which judge, in words.
+      prices: model -> USD per million tokens read and written; None where costs are published.
       logged: queries that are logged.
       test: queries that judge.
     """
@@ -52,6 +55,7 @@ class Benchmark(NamedTuple):
     name: str
     files: dict[str, str]
     protocol: str
+    prices: dict[str, tuple[float, float]] | None
     logged: Half
     test: Half
 
@@ -74,6 +78,7 @@ def read_benchmark(
     *,
     revision: str | None = None,
     prices: Path | None = None,
+    incomplete: Incomplete = "error",
 ) -> Benchmark:
     """Reads a published benchmark, and fetches it from the hub where no path is given.
 
@@ -84,69 +89,84 @@ def read_benchmark(
       name: of the benchmark.
       paths: RouterBench's file; SPROUT's folder, or its files.
       revision: on the hub.
-      prices: file of prices, for SPROUT.
+      prices: file of prices, for SPROUT; None for those that come with the package.
+      incomplete: whether a row that lacks an outcome is an error or left out.
 
     Raises:
       DataError: for a file that is missing or holds something else, and where the hub cannot be reached.
     """
     if paths and revision is not None:
         raise ValueError("--benchmark-revision: files are given by --benchmark-path; leave one of the two out")
+    for path in (*paths, *([] if prices is None else [prices])):
+        if not path.exists():
+            raise DataError(f"{path}: does not exist; check the path")
     if name == "routerbench":
-        return _read_routerbench(paths, revision, prices)
-    return _read_sprout(paths, revision, prices)
+        if prices is not None:
+            raise ValueError("--prices: RouterBench is published with its costs; leave it out")
+        if len(paths) > 1:
+            raise ValueError(f"--benchmark-path: RouterBench is one file, got {len(paths)}")
+        return _read_routerbench(paths[0] if paths else _fetched(fetch_routerbench, revision), incomplete)
+    return _read_sprout(paths or [_fetched(fetch_sprout, revision)], prices, incomplete)
 
 
-def _read_routerbench(paths: Sequence[Path], revision: str | None, prices: Path | None) -> Benchmark:
-    if prices is not None:
-        raise ValueError("--prices: RouterBench is published with its costs; leave it out")
-    if len(paths) > 1:
-        raise ValueError(f"--benchmark-path: RouterBench is one file, got {len(paths)}")
-    path = paths[0] if paths else fetch_routerbench(revision=revision)
-    found = read_routerbench(path, protocol="carrot")
-    whole = Half(found.table, list(found.texts))
+def _fetched(fetch: Callable[..., Path], revision: str | None) -> Path:
+    try:
+        return fetch(revision=revision)
+    except DataError as problem:
+        raise DataError(f"{problem} (here: --benchmark-path PATH)") from None
+
+
+def _read_routerbench(path: Path, incomplete: Incomplete) -> Benchmark:
+    found = read_routerbench(path, protocol="carrot", incomplete=incomplete)
+    assert found.train is not None and found.test is not None
+    whole = Half(found.table, found.texts)
     return Benchmark(
         path.name,
         {path.name: file_digest(path)},
-        "CARROT's: without the Chinese tasks, 80% of the rows logged and 20% judge, seed 42",
-        _rows(whole, np.asarray(found.train)),
-        _rows(whole, np.asarray(found.test)),
+        "CARROT's: without the Chinese tasks, 80% of the rows logged and 20% judge, seed 42" + _left_out(incomplete),
+        None,
+        _rows(whole, found.train),
+        _rows(whole, found.test),
     )
 
 
-def _read_sprout(paths: Sequence[Path], revision: str | None, prices: Path | None) -> Benchmark:
-    if not paths:
-        paths = [fetch_sprout(revision=revision)]
-    splits = read_sprout(paths[0] if len(paths) == 1 else list(paths), prices=prices)
-    halves = {split: Half(found.table, list(found.texts)) for split, found in splits.items()}
-    lacking = [split for split in ("train", "test") if split not in halves]
-    if lacking:
-        raise DataError(f"{paths[0]}: SPROUT's split {lacking[0]!r} is missing; give the files of all three splits")
-    logged = [halves[split] for split in ("train", "validation") if split in halves]
-    files = {path.name: file_digest(path) for path in _parquet_files(paths)}
-    if prices is not None:
-        files[prices.name] = file_digest(prices)
+def _read_sprout(paths: Sequence[Path], prices: Path | None, incomplete: Incomplete) -> Benchmark:
+    known = read_prices(prices)
+    splits = read_sprout(paths[0] if len(paths) == 1 else paths, prices=known, incomplete=incomplete)
+    for split in ("train", "test"):
+        if split not in splits:
+            raise DataError(
+                f"{paths[0]}: holds nothing of SPROUT's split {split!r} (but of {', '.join(splits)}); give its folder, "
+                "or the files of all splits"
+            )
+    names = [name for name in ("train", "validation") if name in splits]
+    halves = {name: Half(replace(splits[name].table, group=None), splits[name].texts) for name in (*names, "test")}
+    joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(halves[name].table for name in names))
     return Benchmark(
         "SPROUT",
-        files,
-        f"its own splits: {' and '.join(s for s in ('train', 'validation') if s in halves)} logged, test judges",
-        _joined(logged),
-        _joined([halves["test"]]),
+        {file.name: file_digest(file) for path in paths for file in _parquet_files(path)},
+        f"its own splits: {' and '.join(names)} logged, test judges" + _left_out(incomplete),
+        {model: known[model][:2] for model in joined.models},
+        Half(joined, [text for name in names for text in halves[name].texts]),
+        halves["test"],
     )
 
 
-def _parquet_files(paths: Sequence[Path]) -> list[Path]:
-    return sorted(file for path in paths for file in (path.rglob("*.parquet") if path.is_dir() else [path]))
+def _left_out(incomplete: Incomplete) -> str:
+    return "; rows that lack an outcome are left out" if incomplete == "drop" else ""
+
+
+def _parquet_files(path: Path) -> list[Path]:
+    """What `read_sprout` reads of a path."""
+    if not path.is_dir():
+        return [path]
+    folder = path / "data" if (path / "data").is_dir() else path
+    return sorted(file for file in folder.iterdir() if file.suffix in PARQUET and file.name[0] not in "._")
 
 
 def _rows(half: Half, rows: np.ndarray) -> Half:
     table = take_rows(replace(half.table, group=None), rows)
     return Half(table, [half.texts[row] for row in rows])
-
-
-def _joined(halves: Sequence[Half]) -> Half:
-    tables = [replace(half.table, group=None) for half in halves]
-    joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *tables)
-    return Half(joined, [text for half in halves for text in half.texts])
 
 
 def fewer(benchmark: Benchmark, rows: int = SMOKE_ROWS) -> Benchmark:
@@ -170,13 +190,13 @@ def open_encoder(name: str, *, path: Path | None = None, **settings: Any) -> Enc
     Raises:
       EncoderError: where it cannot be loaded, with what to do.
     """
-    if path is not None and not path.is_dir():
-        raise EncoderError(f"--encoder-path: {path} is no folder; give that of config.json, weights and tokenizer")
-    place = path or ENCODERS.get(name, name)
+    if path is not None:
+        return load_encoder(path, **settings)
+    place = ENCODERS.get(name, name)
     try:
         return load_encoder(place, **settings)
     except EncoderError as problem:
-        if path is not None or name not in ENCODERS:
+        if name not in ENCODERS:
             raise
         gated = ""
         if place.startswith("meta-llama/"):
@@ -226,6 +246,7 @@ def embed(benchmark: Benchmark, encoder: Encoder, cache: Path | None, *, progres
     facts = {
         "files": benchmark.files,
         "protocol": benchmark.protocol,
+        "prices": benchmark.prices,
         "encoder": spec,
         "texts": {
             "logged": n,

@@ -20,11 +20,11 @@ so, and is an option where one is named:
 - Baseline and R&C in all their readings, as the claimed +10 to 15% rests on how they differ (--methods);
 - rows: RouterBench by CARROT's protocol (no Chinese tasks, 80% logged, 20% judge); SPROUT by its own splits,
   train and validation logged, test judges. Queries on both sides are counted and stay;
-- SPROUT's prices (--prices), as its files hold tokens; costs are in USD, lambda is score per USD;
+- SPROUT's files hold tokens: costs are these times CARROT's prices (--prices). Lambda is score per USD;
 - BERT is google-bert/bert-base-uncased, Llama is meta-llama/Llama-3.2-1B, not Instruct; mean pooling and last
   token (--pooling); texts longer than the encoder are cut at their end (--truncation, --max-length);
-- few-shot prompts are reduced to their last question (--query), since solved examples that all queries of a task
-  share would fill a short encoder; --query whole takes prompts as they are published;
+- prompts are encoded whole, solved examples included; --query last_question takes the question they end with. (Of
+  three of RouterBench's tasks, BERT's 512 tokens cut 123 of 3,164 prompts, and all stay different);
 - tuning, propensities and networks are this package's, not the authors'.
 
 Methods marked * see every model's outcome, as no log has. Prints one table (means over lambdas, 95% intervals over
@@ -80,7 +80,10 @@ class Options:
     benchmark_revision: str | None = None
     """Of the benchmark on the hub."""
     prices: Path | None = None
-    """File of SPROUT's prices; default: those that come with the package."""
+    """CSV file of SPROUT's prices (columns model, input_usd_per_1m, output_usd_per_1m); where it says nothing, those of
+    the package."""
+    incomplete: Literal["error", "drop"] = "error"
+    """Whether a row that lacks a score, a cost or tokens is an error or left out."""
     encoder: str | None = None
     """bert, llama-3.2-1b, hashing, a folder or a name on the hub; default: bert, and hashing with --smoke."""
     encoder_path: Path | None = None
@@ -93,7 +96,7 @@ class Options:
     """Most tokens of a text; default: what the encoder's files say, else as many as it takes, at most 4,096."""
     truncation: Literal["right", "left"] = "right"
     """The end at which longer texts are cut."""
-    query: Literal["last_question", "whole"] = "last_question"
+    query: Literal["whole", "last_question"] = "whole"
     """What is encoded of a few-shot prompt."""
     cache: Path | None = None
     """Folder of embeddings; default: jrouter/embeddings in the user's cache folder, and none with --smoke."""
@@ -127,7 +130,7 @@ def settled(options: Options) -> Options:
     """The options with their defaults filled in; a folder given by --encoder goes to --encoder-path.
 
     Raises:
-      ValueError: for an unknown method or logging policy, no seed, bad lambdas or minutes.
+      ValueError: for an unknown method or logging policy, no seed, bad lambdas or minutes, or no such folder.
     """
     encoder = options.encoder or (HASHING if options.smoke else "bert")
     if options.encoder_path is None and encoder not in ENCODERS and Path(encoder).expanduser().is_dir():
@@ -142,7 +145,12 @@ def settled(options: Options) -> Options:
         options = replace(options, methods=options.methods or ",".join(PAPER), cache=options.cache or cache_folder())
     if options.seeds < 1:
         raise ValueError(f"--seeds: expected at least 1, got {options.seeds}")
-    logging_names(options.as_study), parse_lambdas(options.lambdas), budget(options.as_study)
+    for check in (logging_names, budget, lambda shared: parse_lambdas(shared.lambdas)):
+        check(options.as_study)
+    if options.encoder_path is not None and not options.encoder_path.is_dir():
+        raise ValueError(
+            f"--encoder-path: {options.encoder_path} is no folder; give that of config.json, weights and tokenizer"
+        )
     return replace(options, methods=",".join(method_names(options.methods, PAPER)))
 
 
@@ -152,7 +160,17 @@ def prepared(options: Options) -> Embedded:
     Raises:
       DataError, EncoderError: where a file, a model or the hub is not to be had, with what to do.
     """
-    # The encoder first: where it is missing, no benchmark is fetched in vain.
+    with TemporaryDirectory() as folder:
+        paths = options.benchmark_path
+        if options.smoke and not paths:
+            paths = (SAMPLES[options.benchmark](Path(folder)),)
+        benchmark = read_benchmark(
+            options.benchmark,
+            paths,
+            revision=options.benchmark_revision,
+            prices=options.prices,
+            incomplete=options.incomplete,
+        )
     encoder = open_encoder(
         str(options.encoder),
         path=options.encoder_path,
@@ -162,11 +180,6 @@ def prepared(options: Options) -> Embedded:
         truncation=options.truncation,
         question=options.query == "last_question",
     )
-    with TemporaryDirectory() as folder:
-        paths = options.benchmark_path
-        if options.smoke and not paths:
-            paths = (SAMPLES[options.benchmark](Path(folder)),)
-        benchmark = read_benchmark(options.benchmark, paths, revision=options.benchmark_revision, prices=options.prices)
     return embed(fewer(benchmark) if options.smoke else benchmark, encoder, options.cache)
 
 

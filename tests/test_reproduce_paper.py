@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -47,11 +47,15 @@ def simple_nuisances(monkeypatch):
 
     def estimate(seed, log, split, config, *, fast):
         n, models = log.model.shape[0], len(log.models)
-        score, cost = (np.full((n, models), np.mean(np.asarray(y)), np.float32) for y in (log.score, log.cost))
-        even = np.full((n, models), 1 / models, np.float32)
-        return jax.tree.map(jax.numpy.asarray, Nuisances(even[:, 0], score, cost, split.fold, even))
+        score, cost = (jnp.full((n, models), y.mean()) for y in (log.score, log.cost))
+        even = jnp.full((n, models), 1 / models)
+        return Nuisances(even[:, 0], score, cost, split.fold, even)
 
     monkeypatch.setattr(learners, "estimate_nuisances", estimate)
+
+
+def rows_of(half):
+    return half.texts, np.asarray(half.table.cost).tolist()
 
 
 def result(folder, name):
@@ -91,7 +95,7 @@ def test_results_name_files_and_encoder_and_no_place(tmp_path, simple_nuisances)
     told = group["configuration"]
     assert group["table"] == path.name and told["files"] == {path.name: file_digest(path)}
     assert group["sha256"] == file_digest(path)
-    assert told["encoder"] == load_encoder(question=True).spec.to_dict()
+    assert told["encoder"] == load_encoder().spec.to_dict() and told["prices"] is None
     assert "CARROT" in told["protocol"] and told["cost_unit"] == "USD"
     keys = [cell["key"] for cell in group["cells"]]
     asked = {(p, s, m) for p in ("predicted_accuracy", "realised_accuracy") for s in (0, 1) for m in CHEAP.split(",")}
@@ -104,8 +108,8 @@ def test_results_name_files_and_encoder_and_no_place(tmp_path, simple_nuisances)
 
 
 def test_sprout_is_logged_and_judged_by_its_own_splits(tmp_path, simple_nuisances):
-    options = Options(benchmark="sprout", smoke=True, methods="best_single,oracle", out=tmp_path)
-    reproduce_paper.main(options)
+    options = Options(benchmark="sprout", smoke=True, methods="best_single,oracle", logging_policy="uniform")
+    reproduce_paper.main(replace(options, out=tmp_path))
     (group,) = result(tmp_path, "sprout_hashing_smoke")["results"]
     assert group["table"] == "SPROUT" and len(group["configuration"]["files"]) == 3
     assert {(cell["n_train"], cell["n_test"]) for cell in group["cells"]} == {(240, 60)}
@@ -130,16 +134,20 @@ def test_a_later_run_does_only_what_is_missing_and_another_encoder_is_apart(tmp_
     assert ran == ["oracle"]
     reproduce_paper.main(replace(options, methods="oracle,random", seeds=2))
     assert sorted(ran) == ["oracle", "oracle", "random", "random"]
-    reproduce_paper.main(replace(options, query="whole"))
+    reproduce_paper.main(replace(options, query="last_question"))
     assert len(ran) == 5
     groups = result(tmp_path, "routerbench_hashing")["results"]
-    assert [(g["configuration"]["encoder"]["question"], len(g["cells"])) for g in groups] == [(False, 1), (True, 4)]
+    assert [(g["configuration"]["encoder"]["question"], len(g["cells"])) for g in groups] == [(True, 1), (False, 4)]
 
 
-def test_the_claims_can_be_read_from_the_results(tmp_path, simple_nuisances):
-    reproduce_paper.main(Options(smoke=True, methods="baseline_shared,cf_regression", out=tmp_path))
+def test_the_claims_can_be_read_from_the_results(tmp_path, monkeypatch, simple_nuisances):
+    run = learners.Learners.run
+    monkeypatch.setattr(learners.Learners, "run", lambda self, name, *given: run(self, "oracle", *given))
+    monkeypatch.setattr(learners.Learners, "compile", lambda *given: None)
+    methods = "baseline_shared,cf_regression"
+    reproduce_paper.main(Options(smoke=True, methods=methods, logging_policy="uniform", out=tmp_path))
     (pair,) = paper_claims.pairs_of(tmp_path / "reproduce_paper_routerbench_hashing_smoke.json")
-    assert (pair.claim, pair.first, pair.second) == ("bias", "cf_regression", "baseline_shared")
+    assert (pair.claim, pair.first, pair.second) == ("bias", *reversed(methods.split(",")))
 
 
 # Benchmarks
@@ -174,6 +182,13 @@ def test_sprout_joins_train_and_validation(tmp_path):
     assert benchmark.logged.texts == texts["train"] + texts["validation"] and benchmark.test.texts == texts["test"]
     assert benchmark.files == {name: file_digest(path) for name, path in files.items()}
     assert benchmark.logged.table.score.shape == (240, 4) and benchmark.test.table.cost.shape == (60, 4)
+    assert benchmark.prices is not None and benchmark.prices["openai-gpt-4o"] == (2.5, 10.0)
+    # Prices of one's own change the costs of their model alone, and what the results say.
+    (tmp_path / "mine.csv").write_text("model,input_usd_per_1m,output_usd_per_1m\nopenai-gpt-4o,5,20\n")
+    dearer = published.read_benchmark("sprout", [folder], prices=tmp_path / "mine.csv")
+    ratio = np.asarray(dearer.test.table.cost / benchmark.test.table.cost)
+    np.testing.assert_allclose(ratio, np.tile([2.0, 1.0, 1.0, 1.0], (60, 1)), rtol=1e-6)
+    assert dearer.prices == benchmark.prices | {"openai-gpt-4o": (5.0, 20.0)} and dearer.files == benchmark.files
 
 
 def test_what_the_hub_gives_is_read_like_a_file(tmp_path, monkeypatch):
@@ -189,11 +204,21 @@ def test_what_the_hub_gives_is_read_like_a_file(tmp_path, monkeypatch):
     assert asked == ["abc"] and fetched.files == given.files and fetched.test.texts == given.test.texts
 
 
+def test_where_the_hub_is_out_of_reach_the_flag_is_named(monkeypatch):
+    def refuse(revision=None):
+        raise DataError("the hub is out of reach")
+
+    monkeypatch.setattr(published, "fetch_sprout", refuse)
+    with pytest.raises(DataError, match="the hub is out of reach .*--benchmark-path"):
+        published.read_benchmark("sprout")
+
+
 def test_fewer_rows_are_drawn_from_all_of_them(tmp_path):
     whole = published.read_benchmark("routerbench", [published_samples.write_routerbench(tmp_path)])
     small = published.fewer(whole, 50)
-    places = [whole.logged.texts.index(text) for text in small.logged.texts]
-    assert len(places) == 50 and places[-1] > 100
+    where = {(text, *cost): row for row, (text, cost) in enumerate(zip(*rows_of(whole.logged), strict=True))}
+    places = [where[text, *cost] for text, cost in zip(*rows_of(small.logged), strict=True)]
+    assert places == sorted(set(places)) and len(places) == 50 and places[-1] > 100
     np.testing.assert_array_equal(small.logged.table.score, np.asarray(whole.logged.table.score)[places])
 
 
@@ -252,7 +277,7 @@ def test_a_folder_is_named_by_its_last_part(tmp_path, monkeypatch):
         return replace(encoder, spec=replace(encoder.spec, name=str(name), revision="sha256:0123456789abcdef"))
 
     monkeypatch.setattr(published, "load_encoder", load)
-    options = Options(smoke=True, encoder=str(folder), pooling="mean", max_length=64, truncation="left", query="whole")
+    options = Options(smoke=True, encoder=str(folder), pooling="mean", max_length=64, truncation="left")
     options = reproduce_paper.settled(options)
     embedded = reproduce_paper.prepared(options)
     expected = {"revision": None, "pooling": "mean", "max_length": 64, "truncation": "left", "question": False}
@@ -316,10 +341,11 @@ def test_methods_of_a_panel_are_told_apart():
         (["--budget-minutes", "-1"], "--budget-minutes"),
         (["--encoder-path", "nowhere"], "--encoder-path: nowhere is no folder"),
         (["--benchmark-path", "nowhere.parquet"], "nowhere.parquet"),
-        (["--benchmark-path", "a.parquet", "b.parquet"], "--benchmark-path: RouterBench is one file, got 2"),
+        (["--benchmark-path", ".", "."], "--benchmark-path: RouterBench is one file, got 2"),
         (["--benchmark-path", "a.parquet", "--benchmark-revision", "abc"], "--benchmark-revision"),
-        (["--benchmark-path", "a.parquet", "--prices", "p.json"], "--prices: RouterBench is published with its costs"),
-        (["--truncation", "left"], "truncation: 'hashing' has none"),
+        (["--benchmark-path", ".", "--prices", "."], "--prices: RouterBench is published with its costs"),
+        (["--smoke", "--benchmark-path", "x.csv"], "x.csv: does not exist"),
+        (["--smoke", "--truncation", "left"], "truncation: 'hashing' has none"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -327,7 +353,8 @@ def test_misuse_ends_in_one_line_before_any_work(tmp_path, monkeypatch, argument
     def too_late(*arguments, **named):
         raise AssertionError("work was begun")
 
-    monkeypatch.setattr(learners, "setting_from", too_late)
+    for name in ("fetch_routerbench", "fetch_sprout", "embed"):
+        monkeypatch.setattr(published, name, too_late)
     monkeypatch.chdir(tmp_path)
     given = ["--encoder", "hashing", "--out", str(tmp_path / "out"), *arguments]
     monkeypatch.setattr(sys, "argv", ["reproduce_paper.py", *given])
@@ -341,5 +368,5 @@ def test_misuse_ends_in_one_line_before_any_work(tmp_path, monkeypatch, argument
 def test_a_split_of_sprout_that_is_missing_is_named(tmp_path):
     folder = published_samples.write_sprout(tmp_path)
     (folder / "data" / "test-00000-of-00001.parquet").unlink()
-    with pytest.raises(DataError, match="test"):
+    with pytest.raises(DataError, match=r"split 'test' \(but of train, validation\)"):
         published.read_benchmark("sprout", [folder])
