@@ -25,7 +25,6 @@ PLAIN = {
     "n": [1, 2, -3],
     "yes": [True, False, True],
     "mixed": [None, 0.25, 1],
-    "list": [["a"], ["b", "c"], []],
 }
 
 # The frame of `OLD_FRAME`, as other versions of pandas wrote it: its pickle, compressed, in base64.
@@ -301,6 +300,30 @@ def test_what_is_no_table(tmp_path):
     fails(dumped(tmp_path, b"PAR1"), "cannot be read")
     fails(dumped(tmp_path, b"\x80\x04P1\n."), "cannot be read")  # a persistent id
     fails(dumped(tmp_path, b"\x80\x09."), "unsupported pickle protocol")
+
+
+def test_what_never_ends(tmp_path):
+    """Lists in themselves, buffers of buffers of buffers, and a range of labels as long as there are integers."""
+    column: list = ["a"]
+    column.append(column)
+    fails(dumped(tmp_path, pd.DataFrame({"query": pd.Series([column], dtype=object)})), "column 'query'", "a list")
+    text = pickle.dumps(pd.DataFrame({"query": pd.array(["abc"], "string[pyarrow]")}), 4)
+    buffer = b"C\x03abc\x94"
+    assert buffer in text and len(text) < 1 << 16
+    for depth in (10, 100_000):
+        nested = global_of("pyarrow.lib", "py_buffer") * depth + buffer + b"\x85R" * depth
+        deep = text.replace(buffer, nested)
+        path = dumped(tmp_path, deep[:2] + deep[11:])  # without the frame, which says how long it is
+        if depth == 10:
+            assert read(path) == {"query": ["abc"]}
+        else:
+            fails(path, "column 'query'", "recursion")
+    labels = pickle.dumps(pd.DataFrame([[0.5, 1.0]]), 2)
+    stop = b"stopq"
+    place = labels.index(stop) + len(stop) + 1
+    assert labels[place : place + 2] == b"K\x02"
+    huge = labels[:place] + b"\x8a\x07" + b"\xff" * 6 + b"\x00" + labels[place + 2 :]
+    fails(dumped(tmp_path, huge), "it has 281474976710655 columns")
 
 
 def test_cut_short(tmp_path):

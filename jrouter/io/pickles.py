@@ -100,7 +100,8 @@ def read_pickle(path: str | os.PathLike, choose: Choose) -> Source:
     return make_source(pa.table(columns), original, [file])
 
 
-_MALFORMED = (LookupError, MemoryError, OverflowError, TypeError, ValueError, pa.ArrowException)
+_MALFORMED = (LookupError, MemoryError, OverflowError, RecursionError, TypeError, ValueError, pa.ArrowException)
+_MOST_COLUMNS = 1 << 20  # a range of labels takes no room in a file, whatever its length
 
 
 class _Node:
@@ -149,7 +150,10 @@ def _frame(tree: Any) -> tuple[list[str], int, dict[str, tuple[Any, int]]]:
             parts = [(block["values"], block["mgr_locs"]) for block in blocks]  # until pandas 1.2
         case _:
             raise ValueError("its blocks are of an unknown form")
-    names = [str(label) for label in _labels(columns)]
+    labels = _labels(columns)
+    if len(labels) > _MOST_COLUMNS:
+        raise ValueError(f"it has {len(labels)} columns")
+    names = [str(label) for label in labels]
     cells = {names[place]: (values, row) for values, where in parts for row, place in enumerate(_places(where))}
     if cells.keys() != set(names):
         raise ValueError("its blocks do not make up its columns")
@@ -245,9 +249,9 @@ def _scalar(value: Any) -> Any:
             return np.frombuffer(_bytes(data), _dtype(dtype, "biufU"), 1)[0].item()
         case type() if value.__name__ == "NA":
             return None
-        case _Node() | type():
-            raise ValueError(f"found {_kind(value)} in it")
-    return value
+        case None | bool() | int() | float() | str():
+            return value
+    raise ValueError(f"found {_kind(value)} in it, expected numbers or text")
 
 
 def _text(node: Any) -> pa.ChunkedArray:

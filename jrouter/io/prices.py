@@ -3,13 +3,14 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jrouter.io.columns import CSV, DataError, describe, listed
 from jrouter.io.files import read_files
 
 SHIPPED = Path(__file__).with_name("prices.csv")
-HEADER = ("model", "input_usd_per_1m", "output_usd_per_1m", "source", "note")
+INPUT, OUTPUT = "input_usd_per_1m", "output_usd_per_1m"
+HEADER = ("model", INPUT, OUTPUT, "source", "note")
 
 
 class Price(NamedTuple):
@@ -25,7 +26,7 @@ class Price(NamedTuple):
     output: float
     source: str = ""
 
-    def cost(self, input_tokens, output_tokens):
+    def cost(self, input_tokens: Any, output_tokens: Any) -> Any:
         """Returns USD: (input_tokens * input + output_tokens * output) / 1e6, elementwise.
 
         >>> Price(3.0, 15.0).cost(1000, 100)
@@ -76,7 +77,7 @@ def priced(models: Sequence[str], prices: Mapping[str, Price]) -> list[Price]:
 
 def _read(path: str | os.PathLike) -> dict[str, Price | None]:
     def choose(names: list[str], file: str) -> dict[str, str]:
-        for name in HEADER[:3]:
+        for name in ("model", INPUT, OUTPUT):
             if name not in names:
                 raise describe(file, f"is missing; the columns of prices are {listed(HEADER)}", column=name)
         return {name: name for name in HEADER if name in names and name != "note"}
@@ -88,13 +89,13 @@ def _read(path: str | os.PathLike) -> dict[str, Price | None]:
         name: rows.floats(name, "USD per million tokens, of at least 0", low=0.0, null=True) for name in HEADER[1:3]
     }
     none = {name: rows.nulls(name) for name in cost}
-    for name, other in (HEADER[1:3], HEADER[2:0:-1]):
+    for name, other in ((INPUT, OUTPUT), (OUTPUT, INPUT)):
         rows.require(name, ~none[name] | none[other], f"a price, as '{other}' has one")
     source = rows.columns["source"].fill_null("").to_pylist() if "source" in rows.columns else [""] * rows.rows
     table: dict[str, Price | None] = {}
     for row, model in enumerate(models):
         if model in table:
             raise rows.error(f"found {model!r} a second time; keep one row of each model", "model", row)
-        price = Price(float(cost[HEADER[1]][row]), float(cost[HEADER[2]][row]), source[row])
-        table[model] = None if none[HEADER[1]][row] else price
+        price = Price(float(cost[INPUT][row]), float(cost[OUTPUT][row]), source[row])
+        table[model] = None if none[INPUT][row] else price
     return table

@@ -1,6 +1,5 @@
 """What the readers of published benchmarks share: their result, rows without a score, and the download."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -116,10 +115,11 @@ def fetch(repository: str, files: Sequence[str], revision: str | None, instead: 
         raise describe(place, f"needs the package huggingface_hub to be downloaded; {instead}") from None
 
     def snapshot(local: bool) -> Path:
+        # It fails at once without a network, where the download of a single file would retry for half a minute.
         folder = huggingface_hub.snapshot_download(
             repository, repo_type="dataset", revision=revision, allow_patterns=list(files), local_files_only=local
         )
-        return Path(os.fspath(folder))  # type: ignore[arg-type]
+        return Path(str(folder))
 
     try:
         cached = snapshot(True)

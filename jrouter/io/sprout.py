@@ -36,7 +36,7 @@ def read_sprout(
     prices: Mapping[str, Price] | str | os.PathLike | None = None,
     incomplete: Incomplete = "error",
 ) -> dict[str, PublishedTable]:
-    """Reads SPROUT's splits: scores, costs in USD, and prompts.
+    """Reads SPROUT's splits: scores, costs in USD, and prompts. CARROT trains on train and validation together.
 
     Args:
       folder_or_files: a folder of Parquet files, as the hub has them (data/train-00000-of-00003.parquet, ...; `data`
