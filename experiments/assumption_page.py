@@ -54,7 +54,8 @@ def _table(cells: list[dict], columns: dict[str, Callable[[dict], str]]) -> str:
     """Markdown: variant (where there are several), strength, and the columns."""
     name = STRENGTHS[cells[0]["key"]["violation"]]
     several = len(values_of(cells, "variant")) > 1
-    head = [*["variant"] * several, name, *columns]
+    # A bar would end the cell.
+    head = [title.replace("|", "\\|") for title in (*["variant"] * several, name, *columns)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * several + "---:|" * (1 + len(columns))]
     for cell in cells:
         key = cell["key"]
