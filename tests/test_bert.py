@@ -62,12 +62,12 @@ def random_batch(seed=0, n=4, length=12):
 def made(dtype=jnp.float32, **changes):
     """The network, compiled, and its parameters."""
     config = bert_config(SETTINGS | changes)
-    return compiled(Bert(config, dtype)), bert_params(random_tensors(**changes), config)
+    return compiled(config, dtype), bert_params(random_tensors(**changes), config)
 
 
 @cache
-def compiled(network):
-    return jax.jit(network.apply)
+def compiled(config, dtype):
+    return jax.jit(Bert(config, dtype).apply)
 
 
 @pytest.mark.parametrize("changes", [{}, {"hidden_act": "gelu_new"}, {"hidden_act": "relu", "num_hidden_layers": 1}])
@@ -111,7 +111,7 @@ def test_attention_is_the_formula():
         scores = key[i, :, shared].astype(float) @ query[i, q, h] / np.sqrt(width)
         weights = np.where(allowed[i, q], np.exp(scores), 0.0)
         expected[i, q, h] = weights @ value[i, :, shared] / weights.sum()
-    found = jax.jit(attend)(query, key, value, mask_bias(allowed))
+    found = jax.jit(attend)(query, key, value, mask_bias(jnp.asarray(allowed)))
     np.testing.assert_allclose(found, expected.reshape(n, length, -1), rtol=1e-5, atol=1e-6)
 
 

@@ -79,12 +79,12 @@ def random_batch(seed=0, n=4, length=24):
 def made(dtype=jnp.float32, **changes):
     """The network, compiled, and its parameters."""
     config = llama_config(SETTINGS | changes)
-    return compiled(Llama(config, dtype)), llama_params(random_tensors(**changes), config)
+    return compiled(config, dtype), llama_params(random_tensors(**changes), config)
 
 
 @cache
-def compiled(network):
-    return jax.jit(network.apply)
+def compiled(config, dtype):
+    return jax.jit(Llama(config, dtype).apply)
 
 
 def torch_model(torch, **changes):

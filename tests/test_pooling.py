@@ -8,13 +8,18 @@ import pytest
 from jrouter.encoders.pooling import POOLINGS, cls_pool, last_token_pool, mean_pool, unit_norm
 
 RNG = np.random.default_rng(0)
-HIDDEN = RNG.normal(size=(6, 3)).astype(np.float32)
-MASKS = {"right": [1, 1, 1, 1, 0, 0], "left": [0, 0, 1, 1, 1, 1], "whole": [1] * 6, "one": [0, 0, 0, 1, 0, 0]}
+HIDDEN = jnp.asarray(RNG.normal(size=(6, 3)), jnp.float32)
+MASKS = {
+    "right": jnp.array([True, True, True, True, False, False]),
+    "left": jnp.array([False, False, True, True, True, True]),
+    "whole": jnp.ones(6, bool),
+    "one": jnp.array([False, False, False, True, False, False]),
+}
 
 
 @pytest.mark.parametrize("side", sorted(MASKS))
 def test_pooling_is_that_of_the_tokens_alone(side):
-    mask = np.array(MASKS[side], bool)
+    mask = MASKS[side]
     kept = HIDDEN[mask]
     np.testing.assert_allclose(mean_pool(HIDDEN, mask), kept.mean(axis=0), rtol=1e-6)
     np.testing.assert_array_equal(cls_pool(HIDDEN, mask), kept[0])
@@ -23,15 +28,15 @@ def test_pooling_is_that_of_the_tokens_alone(side):
 
 @pytest.mark.parametrize("name", sorted(POOLINGS))
 def test_padding_may_hold_anything(name):
-    mask = np.array(MASKS["right"], bool)
-    spoiled = np.where(mask[:, None], HIDDEN, np.nan)
+    mask = MASKS["right"]
+    spoiled = jnp.where(mask[:, None], HIDDEN, jnp.nan)
     np.testing.assert_array_equal(POOLINGS[name](spoiled, mask), POOLINGS[name](HIDDEN, mask))
 
 
 @pytest.mark.parametrize("name", sorted(POOLINGS))
 def test_empty_text_is_zeros(name):
     def pool(hidden):
-        return unit_norm(POOLINGS[name](hidden, np.zeros(6, bool)))
+        return unit_norm(POOLINGS[name](hidden, jnp.zeros(6, bool)))
 
     np.testing.assert_array_equal(pool(HIDDEN), np.zeros(3))
     np.testing.assert_array_equal(jax.jit(jax.grad(lambda hidden: pool(hidden).sum()))(HIDDEN), np.zeros((6, 3)))
@@ -39,8 +44,8 @@ def test_empty_text_is_zeros(name):
 
 @pytest.mark.parametrize("name", sorted(POOLINGS))
 def test_batches_are_vmapped_and_pooled_in_float32(name):
-    masks = np.array(list(MASKS.values()), bool)
-    hidden = RNG.normal(size=(4, 6, 3)).astype(np.float32)
+    masks = jnp.stack(list(MASKS.values()))
+    hidden = jnp.asarray(RNG.normal(size=(4, 6, 3)), jnp.float32)
     together = jax.vmap(POOLINGS[name])(hidden, masks)
     for i in range(4):
         np.testing.assert_allclose(together[i], POOLINGS[name](hidden[i], masks[i]), rtol=1e-6)
@@ -61,6 +66,6 @@ def test_unit_norm_at_any_scale(scale):
 
 def test_shapes_are_checked():
     with pytest.raises(AssertionError):
-        mean_pool(HIDDEN, np.ones(5, bool))
+        mean_pool(HIDDEN, jnp.ones(5, bool))
     with pytest.raises(AssertionError):
         unit_norm(HIDDEN)

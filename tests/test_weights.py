@@ -39,7 +39,7 @@ def folder(tmp_path):
     return path
 
 
-def add_modules(folder, names=MODULES, pooling=None, length=9):
+def add_modules(folder, names=MODULES, pooling=None, length: object = 9):
     """What sentence-transformers writes."""
     paths = {"Transformer": "", "Pooling": "1_Pooling"}
     write_json(
@@ -359,7 +359,7 @@ def embed(folder, questions, size=16):
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for start in range(0, len(rows), size):
         chosen = order[start : start + size]
-        length = max(32, 1 << (max(len(rows[i]) for i in chosen) - 1).bit_length())
+        length = max(64, 1 << (max(len(rows[i]) for i in chosen) - 1).bit_length())
         tokens, mask = np.zeros((size, length), np.int32), np.zeros((size, length), bool)
         for place, i in enumerate(chosen):
             tokens[place, : len(rows[i])], mask[place, : len(rows[i])] = rows[i], True
