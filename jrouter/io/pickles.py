@@ -8,6 +8,7 @@ and what they mean is worked out here, from numbers, strings and lists alone. Ne
 import gzip
 import os
 import pickle
+import pickletools
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,12 +75,14 @@ def read_pickle(path: str | os.PathLike, choose: Choose) -> Source:
     check_file(file, PICKLE)
     try:
         with gzip.open(file) if file.lower().endswith(".gz") else open(file, "rb") as stream:
+            _scan(stream, file)
+            stream.seek(0)
             tree = _Reader(stream, file).load()
     except DataError:
         raise
     except (pickle.UnpicklingError, EOFError, OSError) as problem:
         raise describe(file, f"cannot be read: {sentence(problem)}; check that it is whole") from None
-    except (AttributeError, LookupError, MemoryError, OverflowError, TypeError, ValueError) as problem:
+    except (AttributeError, LookupError, MemoryError, OverflowError, SystemError, TypeError, ValueError) as problem:
         raise describe(file, f"is no pickle of a table: {sentence(problem)}; check that it is whole") from None
     try:
         names, rows, cells = _frame(tree)
@@ -101,7 +104,23 @@ def read_pickle(path: str | os.PathLike, choose: Choose) -> Source:
 
 
 _MALFORMED = (LookupError, MemoryError, OverflowError, RecursionError, TypeError, ValueError, pa.ArrowException)
+_UNUSED = {"EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "NEXT_BUFFER", "INST", "OBJ"}
 _MOST_COLUMNS = 1 << 20  # a range of labels takes no room in a file, whatever its length
+
+
+def _scan(stream: Any, file: str) -> None:
+    """Checks what a pickle holds, instruction by instruction, before any is followed.
+
+    Every length has to be there in the file, and no number of a place in the memo may be out of proportion, for
+    memory is set aside for it. Names from the registry of extensions would come without being asked for by name.
+    """
+    for opcode, argument, place in pickletools.genops(stream):
+        if opcode.name in _UNUSED:
+            raise describe(
+                file, f"holds {opcode.name}, which a pickled DataFrame does not; nothing was run; {_INSTEAD}"
+            )
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= (place or 0):
+            raise ValueError(f"{opcode.name} {argument} at byte {place}")
 
 
 class _Node:
