@@ -219,7 +219,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jrouter" / "embeddings"
 
 
-def embed(benchmark: Benchmark, encoder: Encoder, cache: Path | None, *, progress: bool | None = None) -> Embedded:
+def embed(
+    benchmark: Benchmark,
+    encoder: Encoder,
+    cache: Path | None,
+    *,
+    name: str | None = None,
+    progress: bool | None = None,
+) -> Embedded:
     """Embeds the queries, each different text once, and says what became of them.
 
     Groups, which stay on one side of a split, are rows of the same text. Published splits are kept as they are: a
@@ -229,6 +236,7 @@ def embed(benchmark: Benchmark, encoder: Encoder, cache: Path | None, *, progres
       benchmark: of texts.
       encoder: texts -> embeddings.
       cache: folder that embeddings are taken from and added to; None for none.
+      name: of an encoder from a folder: where that lies is nobody's concern, and its digest says what it is.
       progress: as of `Encoder.encode`.
     """
     n = len(benchmark.logged.texts)
@@ -240,14 +248,11 @@ def embed(benchmark: Benchmark, encoder: Encoder, cache: Path | None, *, progres
     ]
     logged, test = halves
     logged_texts = set(benchmark.logged.texts)
-    spec = encoder.spec.to_dict()
-    # A folder is told by its own name: where it lies is nobody's concern, and its digest says what it is.
-    spec["name"] = Path(encoder.spec.name).name if encoder.spec.revision.startswith("sha256:") else encoder.spec.name
     facts = {
         "files": benchmark.files,
         "protocol": benchmark.protocol,
         "prices": benchmark.prices,
-        "encoder": spec,
+        "encoder": encoder.spec.to_dict() | ({} if name is None else {"name": name}),
         "texts": {
             "logged": n,
             "test": len(benchmark.test.texts),

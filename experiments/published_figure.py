@@ -76,20 +76,18 @@ def draw(path: Path, out: Path) -> None:
     )
     for row, policy in zip(axes, policies, strict=True):
         here = select(group["cells"], logging_policy=policy)
-        _panel(row[0], here, overview)
+        ends = _panel(row[0], here, overview)
+        _set_scale(row[0], [end for name, end in ends.items() if name != "logging_policy"] or list(ends.values()))
         row[0].set_ylabel(f"{policy} logging\n\nmean test utility x 100")
-        shown = []
+        ends = []
         for axis, (title, names) in zip(row[1:], families.items(), strict=True):
-            shown += _panel(axis, here, names, to="best_single")
+            ends += _panel(axis, here, names, to="best_single").values()
             axis.axhline(0, color="black", linewidth=0.8)
             axis.set_title(title, fontsize=10)
-        if shown:
+        for axis in row[1:]:
+            _set_scale(axis, ends)
+        if families:
             row[1].set_ylabel("less that of the best single model, x 100")
-            # One scale for all families; a method far below the rest leaves the picture at the bottom.
-            low, high = np.quantile(shown, 0.03), max(shown)
-            room = max(0.5, 0.08 * (high - low))
-            for axis in row[1:]:
-                axis.set_ylim(low - room, high + room)
     axes[0][0].set_title(f"{group['table']}, {group['configuration']['encoder']['name']}", fontsize=10)
     for axis in axes[-1]:
         axis.set_xlabel("lambda (score per USD)")
@@ -100,9 +98,17 @@ def draw(path: Path, out: Path) -> None:
     partial.replace(out)
 
 
-def _panel(axis, cells: list[dict[str, Any]], names: Sequence[str], to: str | None = None) -> list[float]:
-    """Draws lines with bands; all values, x 100."""
-    shown: list[float] = []
+def _set_scale(axis, ends: Sequence[np.ndarray]) -> None:
+    """One scale for what is compared; a method far below the rest leaves the picture at the bottom."""
+    if ends:
+        low, high = np.quantile([low for low, _ in ends], 0.05), np.max([high for _, high in ends])
+        room = 0.05 * (high - low) + 0.2
+        axis.set_ylim(low - room, high + room)
+
+
+def _panel(axis, cells: list[dict[str, Any]], names: Sequence[str], to: str | None = None) -> dict[str, np.ndarray]:
+    """Draws lines with bands; of each method the lower and upper ends of its band [2, L], x 100."""
+    ends: dict[str, np.ndarray] = {}
     styles = _styles(names)
     for name in names:
         mine = select(cells, method=name)
@@ -115,9 +121,9 @@ def _panel(axis, cells: list[dict[str, Any]], names: Sequence[str], to: str | No
         colour, dashes = styles[name]
         axis.plot(lambdas, mean, color=colour, linestyle=dashes, marker="o", markersize=3, linewidth=1.4, label=label)
         axis.fill_between(lambdas, low, high, color=colour, alpha=0.12, linewidth=0)
-        shown += mean.tolist()
+        ends[name] = np.stack([low, high])
     axis.grid(alpha=0.25)
-    return shown
+    return ends
 
 
 def _styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:

@@ -8,8 +8,8 @@
 Files come from the Hugging Face hub, or from --benchmark-path and --encoder-path where there is no network.
 Llama's weights are gated: accept their licence and log in (`hf auth login`), or bring a folder. Each different
 text is embedded once and kept in --cache; results are kept cell by cell, so that the same command goes on where
-a killed one stopped. Takes minutes to embed and hours to fit on an accelerator; on a CPU embed with a small
-encoder (any of the hub or of a folder, or hashing) and fit with --methods and --seeds of one's own.
+a killed one stopped. Not yet run on a whole benchmark: 480 fits on some 30,000 rows each want an accelerator. On a CPU
+take a small encoder (any of the hub or of a folder, or hashing), few --methods and few --seeds.
 
 Method x lambda x seed (of log and initialisation), after arXiv 2505.16037. What the paper leaves open is decided
 so, and is an option where one is named:
@@ -23,8 +23,9 @@ so, and is an option where one is named:
 - SPROUT's files hold tokens: costs are these times CARROT's prices (--prices). Lambda is score per USD;
 - BERT is google-bert/bert-base-uncased, Llama is meta-llama/Llama-3.2-1B, not Instruct; mean pooling and last
   token (--pooling); texts longer than the encoder are cut at their end (--truncation, --max-length);
-- prompts are encoded whole, solved examples included; --query last_question takes the question they end with. (Of
-  three of RouterBench's tasks, BERT's 512 tokens cut 123 of 3,164 prompts, and all stay different);
+- prompts are encoded whole, solved examples included; --query last_question takes the question they end with. Of
+  three of RouterBench's tasks BERT's 512 tokens cut 123 of 3,164 prompts, and all stay different; the 256 of a
+  sentence encoder would leave 77 different embeddings of 600 prompts, and a warning says so;
 - tuning, propensities and networks are this package's, not the authors'.
 
 Methods marked * see every model's outcome, as no log has. Prints one table (means over lambdas, 95% intervals over
@@ -180,7 +181,8 @@ def prepared(options: Options) -> Embedded:
         truncation=options.truncation,
         question=options.query == "last_question",
     )
-    return embed(fewer(benchmark) if options.smoke else benchmark, encoder, options.cache)
+    name = None if options.encoder_path is None else options.encoder
+    return embed(fewer(benchmark) if options.smoke else benchmark, encoder, options.cache, name=name)
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
@@ -217,6 +219,7 @@ def print_table(path: Path) -> None:
         return f"{100 * estimate.mean:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
 
     (group,) = current(path)
+    references = [name for name in REFERENCES if name in values_of(group["cells"], "method")]
     for policy in values_of(group["cells"], "logging_policy"):
         here = select(group["cells"], logging_policy=policy)
         first = here[0]
@@ -230,9 +233,9 @@ def print_table(path: Path) -> None:
             cells = select(here, method=method)
             marked = method + (" *" if method in FULL_FEEDBACK else "")
             shares = [f"{100 * average(cells, metric):.1f}" for metric in ("regret", "routing_accuracy", "score")]
-            row = [marked, utility(cells), *(less(cells, to) for to in REFERENCES)]
+            row = [marked, utility(cells), *(less(cells, to) for to in references)]
             rows.append([*row, *shares, f"{1000 * average(cells, 'cost'):.3f}"])
-        columns = ["utility", *(f"less {to}" for to in REFERENCES), "regret", "routing accuracy", "score"]
+        columns = ["utility", *(f"less {to}" for to in references), "regret", "routing accuracy", "score"]
         print(text_table(["method", *columns, "USD per 1,000"], rows))
 
 
