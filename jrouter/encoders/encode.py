@@ -29,6 +29,8 @@ IN_FLIGHT = 2
 """Batches on the device while the host prepares the next one."""
 FLUSH_SECONDS, FLUSH_ROWS = 10.0, 16384
 """What a killed run loses at most of what a cache is to hold."""
+SHOWN_AFTER = 0.5
+"""Seconds, so that quick calls show no bar."""
 COLLAPSED, CUT = 0.01, 0.5
 """Shares above which `encode` warns: of texts that have another's embedding, and of tokens that were cut."""
 
@@ -120,9 +122,7 @@ class Encoder:
         text = query
         if isinstance(query, Sequence) and not isinstance(query, (str, bytes)):
             if self.spec.window is None:
-                raise EncoderError(
-                    f"row {row}: found a list, expected a string; for chats give load_encoder a window"
-                )
+                raise EncoderError(f"row {row}: found a list, expected a string; for chats give load_encoder a window")
             try:
                 text = last_turns(query, self.spec.window)
             except EncoderError as problem:
@@ -259,7 +259,7 @@ class _Run:
     def encode(self, todo: np.ndarray, progress: bool | None) -> None:
         hidden = None if progress is None else not progress
         label = f"encoding ({self._encoder.spec.name})"
-        bar = tqdm(total=len(todo), desc=label, unit="text", disable=hidden, dynamic_ncols=True, delay=0.5)
+        bar = tqdm(total=len(todo), desc=label, unit="text", disable=hidden, dynamic_ncols=True, delay=SHOWN_AFTER)
         started = time.monotonic()
         try:
             with bar:
