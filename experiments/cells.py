@@ -29,6 +29,7 @@ PRESENTATION = (
     "assumption_page.py",
     "figures.py",
     "judgement.py",
+    "published_figure.py",
     "readme_tables.py",
     "results.py",
     "sensitivity_figures.py",
