@@ -54,7 +54,7 @@ def best_utility(utility: Array, mask: Array | None = None) -> Array:
 
 
 def best_models(utility: Array, *, cost: Array | None = None, mask: Array | None = None) -> Array:
-    """Which models are right: every maximiser of utility, or the cheapest of them.
+    """Which models are right: every maximiser of utility, up to rounding, or the cheapest of them.
 
     Args:
       utility: [T].
@@ -68,9 +68,10 @@ def best_models(utility: Array, *, cost: Array | None = None, mask: Array | None
     >>> best_models(jnp.array([1., 1., 0.]), cost=jnp.array([3., 2., 1.]))
     Array([False,  True, False], dtype=bool)
     """
-    right = utility == best_utility(utility, mask)
-    if mask is not None:
-        right = right & mask
+    allowed = jnp.ones_like(utility, bool) if mask is None else mask
+    # A compiler may compute utility once for its maximum and once to compare, with other rounding.
+    rounding = 4 * jnp.finfo(utility.dtype).eps * jnp.where(allowed, jnp.abs(utility), 0.0).max()
+    right = allowed & (utility >= best_utility(utility, mask) - rounding)
     if cost is None:
         return right
     cheapest = jnp.argmin(jnp.where(right, cost, jnp.inf))

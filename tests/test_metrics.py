@@ -142,3 +142,17 @@ def test_pareto_frontier_is_what_nothing_dominates(points):
         if not dominated:
             kept.append(i)
     assert frontier.tolist() == sorted(kept, key=lambda i: points[i][0])
+
+
+@pytest.mark.parametrize("level", ["0", "1", "2"])
+def test_hindsight_is_right_however_it_is_compiled(level):
+    # Compiled apart, utility and its maximum are rounded differently on some levels.
+    score = jnp.asarray(np.random.default_rng(0).random((500, 11)) < 0.6, jnp.float32)
+    cost = 1e-3 * jax.random.uniform(jax.random.key(1), score.shape)
+
+    def accuracy(score, cost, lam):
+        return routing_accuracy(decide(utility(score, cost, lam)), utility(score, cost, lam))
+
+    of_queries = jax.vmap(jax.vmap(accuracy, in_axes=(None, None, 0)), in_axes=(0, 0, None))
+    compiled = jax.jit(of_queries, compiler_options={"xla_backend_optimization_level": level})
+    np.testing.assert_array_equal(compiled(score, cost, jnp.linspace(0.0, 1000.0, 11)), 1.0)
