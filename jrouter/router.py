@@ -134,10 +134,16 @@ class Router:
     def _texts(self) -> CompiledTexts:
         return CompiledTexts(self.encoder, self._policy)
 
-    def _with_encoder(self, encoder: Encoder | None) -> "Router":
-        if encoder is not None:
-            vars(self)["encoder"] = encoder  # as if the property had loaded it
-        return self
+    def with_encoder(self, encoder: Encoder) -> "Router":
+        """This router, reading texts too, by the encoder that made the embeddings of its log.
+
+        Raises:
+          ValueError: for an encoder of another width.
+        """
+        _check_width(encoder, self.dim)
+        router = replace(self, encoder_spec=encoder.spec, embedding=self.embedding or encoder.spec.name)
+        vars(router)["encoder"] = encoder  # as if the property had loaded it
+        return router
 
     def __reduce__(self):
         # Copies and pickles compile anew: programs belong to a process and its device.
@@ -180,15 +186,12 @@ class Router:
           ValueError: for a method that needs full feedback, lambdas that do not ascend, a pool that is not "any",
             or a log whose scores seem to be recorded depending on what they are.
         """
-        if encoder is not None and encoder.dim != log.x.shape[1]:
-            raise ValueError(
-                f"encoder: {encoder.spec.name} makes embeddings of width {encoder.dim}, the log's are of width "
-                f"{log.x.shape[1]}; read the log with embed=encoder.encode"
-            )
         learner = build_method(method, config)
         if learner.full_feedback:
             raise ValueError(f"method {method!r} needs every model's outcome on every query, which a log has not")
         refuse_selection(nuisances, log)
+        if encoder is not None:
+            _check_width(encoder, log.x.shape[1])
         grid = ascending(lambda_grid(log) if lambdas is None else jnp.asarray(lambdas))
         split = split_log([log], seeds=[seed])[0]
         key_nuisances, key_fit = jax.random.split(jax.random.key(seed))
@@ -210,7 +213,7 @@ class Router:
                     seed=seed,
                     on_fold=lambda done: bar.update(),
                 )
-        return cls(
+        router = cls(
             method=method,
             config=config or {},
             params=learner.settle(params),
@@ -219,9 +222,9 @@ class Router:
             dim=log.x.shape[1],
             lambdas=tuple(np.asarray(grid).tolist()),
             cost_unit=log.cost_unit,
-            embedding=encoder.spec.name if embedding is None and encoder is not None else embedding,
-            encoder_spec=None if encoder is None else encoder.spec,
-        )._with_encoder(encoder)
+            embedding=embedding,
+        )
+        return router if encoder is None else router.with_encoder(encoder)
 
     def explain(self) -> str:
         """What the method decided and why, and what the router is worth by its log, as text."""
@@ -409,7 +412,7 @@ class Router:
             ) from error
         spec, loaded = _encoder_of(folder, manifest, encoder)
         params, _ = checkpoint.load(folder)
-        return cls(
+        router = cls(
             method=manifest["method"],
             config=manifest["config"],
             params=params,
@@ -420,7 +423,8 @@ class Router:
             embedding=manifest.get("embedding"),
             assessment=from_plain(manifest.get("assessment", [])),
             encoder_spec=spec,
-        )._with_encoder(loaded)
+        )
+        return router if loaded is None else router.with_encoder(loaded)
 
 
 def _encoder_of(
@@ -447,6 +451,14 @@ def _encoder_of(
             "a router reads the embeddings of the encoder it was fitted with"
         )
     return spec, given
+
+
+def _check_width(encoder: Encoder, dim: int) -> None:
+    if encoder.dim != dim:
+        raise ValueError(
+            f"encoder: {encoder.spec.name} makes embeddings of width {encoder.dim}, the log's are of width {dim}; "
+            "read the log with embed=encoder.encode"
+        )
 
 
 def _is_chat(x: Any) -> bool:
