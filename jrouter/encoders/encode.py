@@ -171,7 +171,7 @@ class Encoder:
         """
         valid = valid_texts([self.text(query, row) for row, query in enumerate(_listed(texts))])
         if valid.replaced:
-            _warn(f"{valid.replaced} of {len(valid.texts)} texts held lone surrogates, encoded as U+FFFD")
+            _warn(f"{valid.replaced} of {len(valid.texts)} texts held lone surrogates, encoded as U+FFFD", 3)
         places: dict[str, int] = {}
         which = np.array([places.setdefault(text, len(places)) for text in valid.texts], np.int64)
         distinct = list(places)
@@ -211,7 +211,11 @@ class Encoder:
             )
 
     def _warn_of_collapse(self, rows: np.ndarray) -> None:
-        n, different = len(rows), len(np.unique(row_keys(rows))) if len(rows) else 0
+        n = len(rows)
+        # Most often a few columns tell all rows apart.
+        if n < 2 or len(np.unique(row_keys(rows[:, :8]))) == n:
+            return
+        different = len(np.unique(row_keys(rows)))
         if n - different > COLLAPSED * n:
             _warn(f"{n} different texts have {different} different embeddings; {self._advice()}")
 
@@ -332,5 +336,5 @@ def _listed(texts: Sequence[Any]) -> list[Any]:
     return list(texts)
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=4)
+def _warn(message: str, stacklevel: int = 4) -> None:
+    warnings.warn(message, UserWarning, stacklevel=stacklevel)
