@@ -1,5 +1,6 @@
 """What an experiment runs on: a benchmark table, a logging policy, and simulated logs of it."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrouter import logging_policies, synthetic
+from jrouter.encoders.load import load_encoder
 from jrouter.interval import PAPER_LAMBDAS, lambda_grid
 from jrouter.io.columns import DataError
 from jrouter.io.tables import file_digest, read_table
@@ -34,6 +36,10 @@ class DataOptions:
     """Benchmark table (Parquet or CSV); default: the built-in synthetic benchmark."""
     embedding: str | None = None
     """Name of the embedding column, where a table has several."""
+    encoder: str | None = None
+    """Embed the table's texts instead of reading a column: hashing, a model's folder or its name on the hub."""
+    text: str | None = None
+    """Name of the column of texts for --encoder; default: query, or prompt where there is none."""
     regime: str = "specialists"
     """Synthetic regime(s), comma-separated: linear, nonlinear, specialists, poor_overlap, heavy_tails, dominated,
     graded."""
@@ -106,18 +112,36 @@ def sources(options: DataOptions) -> list[Source]:
             raise ValueError(f"{flag}: expected at least {least}, got {value}")
     if options.table is None:
         return [_synthetic(regime.strip(), options) for regime in options.regime.split(",")]
-    table = read_table(options.table, embedding=options.embedding)
-    if table.x is None:
-        raise DataError(
-            f"{options.table}: the table holds text but no embeddings, and routers read embeddings: it needs an "
-            "encoder. Add a column 'embedding:<encoder>' (a list of numbers per query)."
-        )
+    table = _embedded(options.table, options)
     group = np.asarray(table.group)
     part = deal_groups(np.random.default_rng(0), group, (0.8, 0.2))
     logged, test = (take_rows(table, np.flatnonzero(part == number)) for number in (0, 1))
     if options.smoke:
         logged, test = (take_rows(half, np.arange(min(600, half.score.shape[0]))) for half in (logged, test))
     return [Source(options.table.name, file_digest(options.table), lambda seed: logged, test, (1.0, 0.1))]
+
+
+def _embedded(path: Path, options: DataOptions) -> BenchmarkTable:
+    """The table with the embeddings that are asked for: of a column, or made of its texts."""
+    if options.encoder is not None and options.embedding is not None:
+        raise ValueError("--encoder: makes embeddings, and --embedding reads a column of them; give one of both")
+    if options.text is not None and options.encoder is None:
+        raise ValueError("--text: names the column that --encoder embeds; add --encoder")
+    if options.encoder is not None:
+        encode = partial(load_encoder(options.encoder).encode, cache=cache_folder())
+        return read_table(path, embed=encode, query=options.text)
+    table = read_table(path, embedding=options.embedding)
+    if table.x is None:
+        raise DataError(
+            f"{path}: the table holds text but no embeddings, and routers read embeddings: it needs an encoder. "
+            "Add --encoder hashing or a model, or a column 'embedding:<encoder>' (a list of numbers per query)."
+        )
+    return table
+
+
+def cache_folder() -> Path:
+    """Where embeddings are kept if no other folder is named: the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jrouter" / "embeddings"
 
 
 def _synthetic(regime: str, options: DataOptions) -> Source:

@@ -1,7 +1,6 @@
 """Benchmarks as they are published, with text and no embeddings: what is logged, what judges, and its embedding."""
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -212,11 +211,6 @@ def encoder_name(name: str) -> str:
     """
     last = name.rstrip("/").rpartition("/")[2].lower()
     return "".join(c if c.isalnum() or c in "-._" else "-" for c in last)
-
-
-def cache_folder() -> Path:
-    """Where embeddings are kept if no other folder is named: the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jrouter" / "embeddings"
 
 
 def embed(

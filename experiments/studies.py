@@ -48,7 +48,8 @@ def configuration(options: DataOptions, found: Sequence[Source], **more: Any) ->
     """The options that change the numbers of a cell and are not part of its key."""
     shared = {"lambdas": options.lambdas, "smoke": options.smoke, "test_queries": found[0].test.score.shape[0]}
     if options.table is not None:
-        return shared | {"sha256": found[0].sha256, "embedding": options.embedding} | more
+        made = {} if options.encoder is None else {"encoder": options.encoder, "text": options.text}
+        return shared | {"sha256": found[0].sha256, "embedding": options.embedding} | made | more
     return shared | {"dim": options.dim, "models": options.models, "world_seed": options.world_seed} | more
 
 

@@ -35,7 +35,10 @@ from jrouter.interval import interpolate, lambda_grid
 from jrouter.io.checkpoint import CheckpointError
 from jrouter.io.columns import DataError
 from jrouter.io.logs import read_log, write_log
-from jrouter.io.tables import read_table
+from jrouter.io.prices import read_prices
+from jrouter.io.routerbench import fetch_routerbench, read_routerbench
+from jrouter.io.sprout import fetch_sprout, read_sprout
+from jrouter.io.tables import read_table, read_texts
 from jrouter.large_logs import fit_stream
 from jrouter.limited_overlap import (
     limited_overlap_value,
@@ -102,6 +105,8 @@ __all__ = [
     "doubly_valid",
     "evaluate",
     "explain_diagnosis",
+    "fetch_routerbench",
+    "fetch_sprout",
     "exploration_needed",
     "exploration_price",
     "fit_nuisances",
@@ -133,7 +138,11 @@ __all__ = [
     "power_curve",
     "power_grid",
     "read_log",
+    "read_prices",
+    "read_routerbench",
+    "read_sprout",
     "read_table",
+    "read_texts",
     "refitted_bootstrap",
     "regret",
     "routing_accuracy",

@@ -283,7 +283,7 @@ def test_texts(tmp_path, name):
 
     fails_for("question", "no column 'question'", "'prompt', 'query'")
     write(path, {"text": ["a", "b"]})
-    fails_for(None, "no column 'query' or 'prompt'", "`column=`", "'text'")
+    fails_for(None, "no column 'query' or 'prompt'", "name the column of texts", "'text'")
     write(path, {"query": ["a", None, "b"], "other": [1, 2, 3]})
     fails_for(None, "row 1, column 'query'", "found null", "a text in every row")
     write(path, {"query": ["a", ""], "other": [1, 2]})
@@ -330,3 +330,23 @@ def test_real_texts():
     query, question = read_texts(path), read_texts(path, "question")
     assert len(query) == len(question) == 3164
     assert all(part in whole for whole, part in zip(query[:50], question[:50], strict=True))
+
+
+def test_texts_are_embedded_where_asked(tmp_path):
+    def lengths(texts):
+        return np.array([[len(text), 1.0] for text in texts], np.float32)
+
+    columns = {"query": ["a", "bb", "a"], "question": ["x", "", "zzz"], "score:a": [1.0, 0.0, 1.0]}
+    columns |= {"cost:a": [0.1] * 3, "score:b": [0.0] * 3, "cost:b": [0.2] * 3, "embedding:e": [[9.0]] * 3}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    table = read_table(tmp_path / "t.parquet", embed=lengths)
+    np.testing.assert_array_equal(table.x, [[1, 1], [2, 1], [1, 1]])
+    np.testing.assert_array_equal(table.group, [0, 1, 0])
+    with pytest.raises(DataError, match="row 1, column 'question'"):
+        read_table(tmp_path / "t.parquet", embed=lengths, query="question")
+    with pytest.raises(DataError, match="has no column 'text'; name the column of texts"):
+        read_table(tmp_path / "t.parquet", embed=lengths, query="text")
+    with pytest.raises(ValueError, match="give one of both"):
+        read_table(tmp_path / "t.parquet", embed=lengths, embedding="e")
+    with pytest.raises(ValueError, match=r"a row for each of 3 texts, got shape \(2, 2\)"):
+        read_table(tmp_path / "t.parquet", embed=lambda texts: lengths(texts[1:]))

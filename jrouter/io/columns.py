@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 PARQUET, CSV, JSON_LINES = (".parquet", ".pq"), (".csv", ".csv.gz"), (".jsonl", ".ndjson", ".json")
 LARGEST = float(np.finfo(np.float32).max)  # public arrays are float32
 
+Embed = Callable[[list[str]], np.ndarray]
+"""[n] texts -> [n, d] embeddings, as `Encoder.encode`."""
 Choose = Callable[[list[str], str], dict[str, str]]
 """Given the columns of a file and its path, says which to read: our name -> the file's name."""
 
@@ -231,6 +233,18 @@ def pick_embedding(names: Sequence[str], embedding: str | None, file: str) -> st
         problem = f"has several embeddings, {listed(found)}; choose one with `embedding=` (`--embedding` in a shell)"
         raise describe(file, problem)
     return found[0] if found else None
+
+
+def embedded(texts: list[str], embed: Embed) -> np.ndarray:
+    """Returns [n, d] float32, what `embed` makes of texts.
+
+    Raises:
+      ValueError: it makes something else.
+    """
+    x = np.asarray(embed(texts), np.float32)
+    if x.ndim != 2 or len(x) != len(texts) or not x.shape[1] or not np.isfinite(x).all():
+        raise ValueError(f"embed: expected finite numbers, a row for each of {len(texts)} texts, got shape {x.shape}")
+    return x
 
 
 def query_groups(source: Source, x: np.ndarray | None) -> np.ndarray | None:

@@ -19,9 +19,11 @@ from jrouter.io.columns import (
     JSON_LINES,
     PARQUET,
     Choose,
+    Embed,
     Source,
     chosen_columns,
     describe,
+    embedded,
     equal_ids,
     is_text,
     listed,
@@ -50,7 +52,7 @@ def read_log(
     columns: Mapping[str, str] | None = None,
     models: Sequence[str] | None = None,
     cost_unit: str = "USD",
-    embed: Callable[[list[str]], np.ndarray] | None = None,
+    embed: Embed | None = None,
     text: Callable[[Any], str] | None = None,
 ) -> LoggedData:
     """Reads a log: `model`, `score`, `cost` and an embedding of each query, or its text.
@@ -161,7 +163,7 @@ def parse_rows(
     *,
     declared: bool | None = None,
     like: tuple[int, str] | None = None,
-    embed: Callable[[list[str]], np.ndarray] | None = None,
+    embed: Embed | None = None,
 ) -> Parsed:
     """Checks and converts the columns of a log, or of some of its rows.
 
@@ -189,7 +191,7 @@ def parse_rows(
     propensity, keep = _probability(log, "propensity"), _probability(log, "keep_probability")
     score, cost = score.astype(np.float32), cost.astype(np.float32)
     weight = None if keep is None else 1.0 / keep
-    x = log.embeddings("embedding", like) if embed is None else _embedded(log, embed)
+    x = log.embeddings("embedding", like) if embed is None else embedded(log.columns["query"].to_pylist(), embed)
     return Parsed(names, x, model, score, scored, cost, propensity, weight, allowed, group)
 
 
@@ -223,14 +225,6 @@ def with_texts(log: Source, text: Callable[[Any], str] | None) -> Source:
         except (KeyError, TypeError, ValueError) as problem:
             raise log.error(f"found {shown(value)}, of which no text could be made: {problem}", "query", row) from None
     return replace(log, columns={**log.columns, "query": pa.chunked_array([pa.array(made, pa.large_string())])})
-
-
-def _embedded(log: Source, embed: Callable[[list[str]], np.ndarray]) -> np.ndarray:
-    """[n, d] float32, of the texts."""
-    x = np.asarray(embed(log.columns["query"].to_pylist()), np.float32)
-    if x.ndim != 2 or len(x) != log.rows or not x.shape[1] or not np.isfinite(x).all():
-        raise ValueError(f"embed: expected finite numbers, a row for each of {log.rows} texts, got shape {x.shape}")
-    return x
 
 
 def write_log(log: LoggedData, path: str | os.PathLike) -> None:

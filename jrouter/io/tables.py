@@ -7,11 +7,24 @@ Wide columns are `query`, `score:<model>`, `cost:<model>` and, where there are e
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
-from jrouter.io.columns import CSV, JSON_LINES, PARQUET, Source, describe, listed, pick_embedding, query_groups
+from jrouter.io.columns import (
+    CSV,
+    JSON_LINES,
+    PARQUET,
+    DataError,
+    Embed,
+    Source,
+    describe,
+    embedded,
+    listed,
+    pick_embedding,
+    query_groups,
+)
 from jrouter.io.files import read_files
 from jrouter.types import BenchmarkTable
 
@@ -24,7 +37,12 @@ NO_MODEL = {"sample_id", "prompt", "query", "question", "task", "eval_name", "or
 
 
 def read_table(
-    path: str | os.PathLike, *, embedding: str | None = None, cost_unit: str | None = None
+    path: str | os.PathLike,
+    *,
+    embedding: str | None = None,
+    cost_unit: str | None = None,
+    embed: Embed | None = None,
+    query: str | None = None,
 ) -> BenchmarkTable:
     """Reads a benchmark table in wide columns, or in RouterBench's own.
 
@@ -36,6 +54,9 @@ def read_table(
       path: a file that ends in .parquet, .pq, .csv or .csv.gz.
       embedding: the encoder, with or without `embedding:` before it; needed where there are several.
       cost_unit: unit of the costs; by default what the Parquet metadata `jrouter` says, else USD.
+      embed: texts -> [n, d] embeddings, as `Encoder.encode`: the text of each query is then embedded, and no
+        embedding is read.
+      query: name of the column of texts, as `question`; by default `query`, or `prompt` where there is none.
 
     Returns:
       The table: score [n, T] and cost [n, T]; x [n, d], or None without embeddings; group [n], equal for
@@ -43,15 +64,24 @@ def read_table(
 
     Raises:
       DataError: a file that is missing, empty or malformed; a missing or repeated column; fewer than two
-        models; a score or cost that is no finite number or null, a negative cost; a bad embedding.
+        models; a score or cost that is no finite number or null, a negative cost; a bad embedding; with `embed`, a
+        row without text.
+      ValueError: for an `embedding` beside `embed`.
     """
+    if embed is not None and embedding is not None:
+        raise ValueError(
+            f"embedding: {embedding!r} is a column to read, but `embed` embeds the texts; give one of both"
+        )
 
     def choose(names: list[str], file: str) -> dict[str, str]:
-        return choose_table(names, file, embedding)
+        return choose_table(names, file, embedding, query=query, by_text=embed is not None)
 
     source = read_files(path, choose, (*PARQUET, *CSV))
     models, score, cost = outcomes(source)
-    x = source.embeddings("embedding") if "embedding" in source.original else None
+    if embed is not None:
+        x = embedded(texts(source, "query"), embed)
+    else:
+        x = source.embeddings("embedding") if "embedding" in source.original else None
     group = query_groups(source, x)
     return BenchmarkTable(
         x=None if x is None else jnp.asarray(x),
@@ -100,11 +130,16 @@ def read_texts(path: str | os.PathLike, column: str | None = None) -> list[str]:
         wanted = TEXT if column is None else (column,)
         found = next((name for name in wanted if name in names), None)
         if found is None:
-            what = " or ".join(f"'{name}'" for name in wanted)
-            raise describe(file, f"has no column {what}; pass `column=` one of those there: {listed(names)}")
+            raise no_text(wanted, names, file)
         return {"text": found}
 
     return texts(read_files(path, choose, (*PARQUET, *CSV, *JSON_LINES), folder=True), "text")
+
+
+def no_text(wanted: Sequence[str], names: Sequence[str], file: str) -> DataError:
+    """Returns the error for a file without a column of texts."""
+    what = " or ".join(f"'{name}'" for name in wanted)
+    return describe(file, f"has no column {what}; name the column of texts, one of those there: {listed(names)}")
 
 
 def texts(source: Source, name: str) -> list[str]:
@@ -130,7 +165,9 @@ def file_digest(path: str | os.PathLike) -> str:
         raise describe(os.fspath(path), f"cannot be read: {problem.strerror}; check the path") from None
 
 
-def choose_table(names: list[str], file: str, embedding: str | None = None) -> dict[str, str]:
+def choose_table(
+    names: list[str], file: str, embedding: str | None = None, *, query: str | None = None, by_text: bool = False
+) -> dict[str, str]:
     """Returns our name -> the file's name, in the order of the models, as `read_table` chooses columns."""
     found = {name: name for name in names if name.startswith(("score:", "cost:"))}
     score_name, cost_name = "score:{}", "cost:{}"
@@ -152,8 +189,11 @@ def choose_table(names: list[str], file: str, embedding: str | None = None) -> d
         raise describe(file, f"has one model, {models[0]!r}, expected at least two; add columns of another model")
     # The order of models is that of their scores here, whichever of score and cost came first in the file.
     original = {key: found[key] for model in models for key in (f"score:{model}", f"cost:{model}")}
-    encoder = pick_embedding(names, embedding, file)
-    query = next((name for name in TEXT if name in names), None)
+    encoder = None if by_text else pick_embedding(names, embedding, file)
+    wanted = TEXT if query is None else (query,)
+    query = next((name for name in wanted if name in names), None)
+    if query is None and (by_text or wanted != TEXT):
+        raise no_text(wanted, names, file)
     if query is None and encoder is None:
         raise describe(
             file,
