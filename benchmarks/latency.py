@@ -106,15 +106,15 @@ def measured(shape: str, options: Options) -> dict[str, Any]:
             "encode_then_route": lambda texts: router.route(encoder.encode(texts, progress=False), LAM),
         }
         if folder is not None and options.peers == "torch" and importlib.util.find_spec("torch") is not None:
-            decide = torch_router(TorchEncoder(folder, max_length=MAX_TOKENS), layers_of(router, LAM))
-            contestants["torch"] = lambda texts: [router.models[index] for index in decide(texts)]
+            torch_decide = torch_router(TorchEncoder(folder, max_length=MAX_TOKENS), layers_of(router, LAM))
+            contestants["torch"] = lambda texts: [router.models[index] for index in torch_decide(texts)]
         singles = [[text] for text in make_texts(options.calls, seed=1)]
         texts = make_texts(options.batch * options.batches, seed=2)
         batches = [texts[start : start + options.batch] for start in range(0, len(texts), options.batch)]
         begun = time.perf_counter()
         router.compile(texts=[text for (text,) in singles])
         compile_seconds = time.perf_counter() - begun
-        for queries in (*singles[:BLOCK], *batches):  # what is left to compile, and everything is warm
+        for queries in (*singles, *batches):  # what is left to compile, and everything is warm
             for decide in contestants.values():
                 decide(queries)
         return {

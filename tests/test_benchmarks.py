@@ -78,3 +78,32 @@ def test_off_policy(tmp_path):
     assert all(
         low < value < high for low, value, high in zip(*(values[k] for k in ("low", "value", "high")), strict=True)
     )
+
+
+def test_encode(tmp_path):
+    found = smoke("encode", tmp_path, "--peers", "none")
+    assert set(found["contestants"]) == {"jrouter_float32", "jrouter_bfloat16", "tokenise"}
+    assert found["tokens"] > found["texts"] and found["times_fastest_torch"] == {}
+    assert found["contestants"]["jrouter_float32"]["largest_difference"] == 0.0
+    assert 0 < found["contestants"]["jrouter_bfloat16"]["largest_difference"] < 0.02
+
+
+def test_encode_beside_torch(tmp_path):
+    pytest.importorskip("torch")
+    found = smoke("encode", tmp_path)
+    # The same weights, tokens and pooling on both sides.
+    assert found["reference"] == "torch_float32"
+    assert found["contestants"]["jrouter_float32"]["largest_difference"] < 1e-5
+    assert found["contestants"]["torch_float32_budget"]["largest_difference"] < 1e-5
+    assert set(found["times_fastest_torch"]) == {"float32", "bfloat16"}
+
+
+def test_latency(tmp_path):
+    found = smoke("latency", tmp_path, "--peers", "none")["encoders"]
+    assert set(found) == {"hashing", "tiny"}
+    for one in found.values():
+        for kind in ("single", "batched"):
+            assert set(one[kind]) == {"route", "encode_then_route"}
+            # One program or two: the same decisions.
+            assert one[kind]["route"]["as_encode_then_route"] > 0.97
+            assert 0 < one[kind]["route"]["p50_ms"] <= one[kind]["route"]["p99_ms"]

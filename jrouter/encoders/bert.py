@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from jrouter.encoders.activations import ACTIVATIONS, check_activation
 from jrouter.encoders.attention import attend, mask_bias
+from jrouter.encoders.dense import Dense
 from jrouter.encoders.settings import read_fields, refuse
 from jrouter.encoders.tensors import Checkpoint, EncoderError, stacked
 from jrouter.types import Array
@@ -67,14 +68,14 @@ class BertLayer(nn.Module):
     def __call__(self, x: Array, bias: Array) -> tuple[Array, None]:
         config, (n, length, width) = self.config, x.shape
         norm = {"epsilon": config.layer_norm_eps, "dtype": self.dtype, "use_fast_variance": False}
-        heads = nn.Dense(3 * width, dtype=self.dtype, name="query_key_value")(x)
-        heads = heads.reshape(n, length, 3, config.num_attention_heads, -1)
+        heads = Dense(3 * width, dtype=self.dtype, name="query_key_value")(x)
+        heads = heads.astype(self.dtype).reshape(n, length, 3, config.num_attention_heads, -1)
         seen = attend(heads[:, :, 0], heads[:, :, 1], heads[:, :, 2], bias)
-        seen = nn.Dense(width, dtype=self.dtype, name="attention_out")(seen)
+        seen = Dense(width, dtype=self.dtype, name="attention_out")(seen)
         x = nn.LayerNorm(name="attention_norm", **norm)(x + seen)
-        inner = nn.Dense(config.intermediate_size, dtype=self.dtype, name="inner")(x)
+        inner = Dense(config.intermediate_size, dtype=self.dtype, name="inner")(x)
         inner = ACTIVATIONS[config.hidden_act](inner)
-        x = nn.LayerNorm(name="norm", **norm)(x + nn.Dense(width, dtype=self.dtype, name="out")(inner))
+        x = nn.LayerNorm(name="norm", **norm)(x + Dense(width, dtype=self.dtype, name="out")(inner))
         return x, None
 
 

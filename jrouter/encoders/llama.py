@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from jrouter.encoders.activations import ACTIVATIONS, check_activation
 from jrouter.encoders.attention import attend, mask_bias
+from jrouter.encoders.dense import Dense
 from jrouter.encoders.rotary import Rotary, frequencies, rotary_config, rotate
 from jrouter.encoders.settings import read_fields
 from jrouter.encoders.tensors import Checkpoint, EncoderError, stacked
@@ -80,15 +81,16 @@ class LlamaLayer(nn.Module):
         of_dense = {"use_bias": config.mlp_bias, "dtype": self.dtype}
 
         y = nn.RMSNorm(epsilon=config.rms_norm_eps, dtype=self.dtype, name="attention_norm")(x)
-        y = nn.Dense((heads + 2 * shared) * e, name="query_key_value", **of_attention)(y)
-        y = y.reshape(n, length, heads + 2 * shared, e)
+        y = Dense((heads + 2 * shared) * e, name="query_key_value", **of_attention)(y)
+        y = y.astype(self.dtype).reshape(n, length, heads + 2 * shared, e)
         query, key, value = jnp.split(y, [heads, heads + shared], axis=2)
         seen = attend(rotate(query, angles), rotate(key, angles), value, bias)
-        x = x + nn.Dense(width, name="attention_out", **of_attention)(seen)
+        x = (x + Dense(width, name="attention_out", **of_attention)(seen)).astype(x.dtype)
 
         y = nn.RMSNorm(epsilon=config.rms_norm_eps, dtype=self.dtype, name="norm")(x)
-        gate, up = jnp.split(nn.Dense(2 * config.intermediate_size, name="gate_up", **of_dense)(y), 2, axis=-1)
-        return x + nn.Dense(width, name="out", **of_dense)(ACTIVATIONS[config.hidden_act](gate) * up), None
+        gate, up = jnp.split(Dense(2 * config.intermediate_size, name="gate_up", **of_dense)(y), 2, axis=-1)
+        x = (x + Dense(width, name="out", **of_dense)(ACTIVATIONS[config.hidden_act](gate) * up)).astype(x.dtype)
+        return x, None
 
 
 class Llama(nn.Module):
