@@ -208,7 +208,7 @@ def figure_of(rows: Sequence[dict[str, Any]], out: Path) -> None:
     axes[0].set_ylim(len(ways) - 0.5, -0.5)
     for axis in axes:
         axis.grid(axis="x", alpha=0.25)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(KINDS), frameon=False)
     figure.savefig(out, dpi=150)
     plt.close(figure)
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from jrouter import logging_policies, synthetic, write_log
 
@@ -18,7 +21,13 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     table = synthetic.draw_queries(world, jax.random.key(0), 250)
     log, _, _ = logging_policies.simulate_log(jax.random.key(1), table, logging_policies.uniform(table))
     write_log(log, tmp_path / "gateway.parquet")
+    # With texts instead of embeddings, as a gateway has them.
+    logged = pq.read_table(tmp_path / "gateway.parquet").drop_columns("embedding")
+    words = [" ".join(np.array(["sum", "prove", "greet"])[np.asarray(row[:3]) > 0]) for row in log.x]
+    queries = [f"{word} number {place}" for place, word in enumerate(words)]
+    pq.write_table(logged.append_column("query", pa.array(queries)), tmp_path / "gateway.parquet")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jrouter.encoders.load.HASHING_DIM", 12)  # for speed; the fits are of width 256 else
     scope: dict = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), scope)
