@@ -118,6 +118,42 @@ def scaling_table() -> str:
     return "\n".join(lines)
 
 
+def encode_table() -> str:
+    """Tokens per second of each contestant, and how far its embeddings are from PyTorch's in float32."""
+    results, config = load("encode_minilm"), load("encode_minilm", "config")
+    lines = [
+        f"| {results['texts']:,} texts, {results['tokens']:,} tokens, {config['shape']} | s | tokens a second "
+        "| x the faster of PyTorch's ways | largest difference |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, one in results["contestants"].items():
+        if name == "tokenise":
+            lines.append(f"| `{name}` | {one['median_seconds']:.2f} | {one['tokens_per_second']:,.0f} | | |")
+            continue
+        precision = name.split("_")[1]
+        times = results["times_fastest_torch"][precision] if name.startswith("jrouter") else None
+        lines.append(
+            f"| `{name}` | {one['median_seconds']:.2f} | {one['tokens_per_second']:,.0f} | "
+            f"{'' if times is None else f'{times:.2f}'} | {one['largest_difference']:.0e} |"
+        )
+    return "\n".join(lines)
+
+
+def latency_table() -> str:
+    """From a text to a decision: p50 and p99 of single queries and of batches."""
+    results, config = load("latency")["encoders"], load("latency", "config")
+    lines = [
+        f"| encoder | contestant | one text: p50, ms | p99, ms | {config['batch']} texts: p50, ms | p99, ms |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for shape, found in results.items():
+        for name, single in found["single"].items():
+            batched = found["batched"][name]
+            cells = (single["p50_ms"], single["p99_ms"], batched["p50_ms"], batched["p99_ms"])
+            lines.append(f"| {shape} | `{name}` | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
+    return "\n".join(lines)
+
+
 def speed_table() -> str:
     """What a newcomer would ask, a line each."""
     sweep, off_policy, inference = load("sweep_22"), load("off_policy"), load("inference")
@@ -125,6 +161,7 @@ def speed_table() -> str:
     loop, whole = seconds["torch_loop"], sweep["to_equal_utility"]
     values = {name: one["median_seconds"] for name, one in off_policy["contestants"].items()}
     config = load("off_policy", "config")
+    encoded, single = load("encode_minilm")["contestants"], load("latency")["encoders"]["minilm"]["single"]
     widest = max(inference["single_query"]["as_installed"], key=lambda one: one["dim"])
     lines = [
         "| what | jrouter | beside |",
@@ -144,6 +181,11 @@ def speed_table() -> str:
         f"| one query of width {widest['dim']:,} through `Router.route`, median | "
         f"{widest['microseconds']['route']['p50']:.0f} us | its network in NumPy "
         f"{widest['microseconds']['numpy']['p50']:.0f} us |",
+        f"| texts to embeddings, the shape of all-MiniLM-L6-v2, float32 | "
+        f"{encoded['jrouter_float32']['tokens_per_second']:,.0f} tokens a second | transformers' PyTorch model "
+        f"{max(one['tokens_per_second'] for name, one in encoded.items() if name.startswith('torch_float32')):,.0f} |",
+        f"| one text to a decision, the same encoder, median | {single['route']['p50_ms']:.1f} ms | "
+        f"PyTorch {single['torch']['p50_ms']:.1f} ms |",
     ]
     return "\n".join(lines)
 
@@ -155,6 +197,8 @@ TABLES = {
     "sweep_utility": utility_table,
     "inference": inference_table,
     "single_query": single_query_table,
+    "encode": encode_table,
+    "latency": latency_table,
     "off_policy": off_policy_table,
     "scaling": scaling_table,
 }

@@ -49,9 +49,10 @@ from measure import RESULTS, alternate, matrix_rate, write
 from tqdm import tqdm
 
 from jrouter.logging_policies import confounded, simulate_log
+from jrouter.methods import build_method
 from jrouter.networks import HIDDEN
 from jrouter.policy import Problem
-from jrouter.router import Router, build_method
+from jrouter.router import Router
 from jrouter.splits import split_log
 from jrouter.synthetic import draw_queries, make_world
 from jrouter.types import Nuisances

@@ -34,11 +34,12 @@ from jrouter.inference import simultaneous_interval, time_blocks, wald_interval
 from jrouter.interval import interpolate, lambda_grid
 from jrouter.io.checkpoint import CheckpointError
 from jrouter.io.columns import DataError
-from jrouter.io.logs import read_log, write_log
+from jrouter.io.logs import read_log
 from jrouter.io.prices import read_prices
 from jrouter.io.routerbench import fetch_routerbench, read_routerbench
 from jrouter.io.sprout import fetch_sprout, read_sprout
 from jrouter.io.tables import read_table, read_texts
+from jrouter.io.write_log import write_log
 from jrouter.large_logs import fit_stream
 from jrouter.limited_overlap import (
     limited_overlap_value,

@@ -13,11 +13,12 @@ import numpy as np
 from jrouter.features import fit_scaling
 from jrouter.interval import ascending, lambda_grid
 from jrouter.io.stream import LogStream, open_log
+from jrouter.methods import build_method
 from jrouter.methods.rm_softmax import RmSoftmaxConfig, softmax_surrogate
 from jrouter.networks import RouterNetwork
 from jrouter.nuisances.crossfit import NuisanceConfig
 from jrouter.nuisances.sampled import SampledNuisances, fit_sampled, predict_sampled
-from jrouter.router import Router, build_method, refuse_selection
+from jrouter.router import Router, refuse_selection
 from jrouter.splits import folds_alone
 from jrouter.stream_sweep import stream_sweep
 from jrouter.streaming import Roles, Sample, draw_sample, make_scorer, training_rows

@@ -4,7 +4,7 @@ import functools
 import importlib.metadata
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +19,15 @@ from jrouter.compiled_texts import CompiledTexts
 from jrouter.encoders.encode import Encoder
 from jrouter.encoders.load import load_encoder_of
 from jrouter.encoders.spec import EncoderSpec
-from jrouter.encoders.tensors import EncoderError
 from jrouter.interval import ascending, lambda_grid
 from jrouter.io import checkpoint
-from jrouter.io.checkpoint import CheckpointError
-from jrouter.methods import METHODS
+from jrouter.methods import METHODS, build_method
 from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
 from jrouter.nuisances.events import check_scoring
-from jrouter.policy import Method, Problem
+from jrouter.policy import Problem
+from jrouter.router_manifest import encoder_of, read_manifest
 from jrouter.splits import split_log
 from jrouter.types import Array, LoggedData
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(_tupled(item) for item in value) if isinstance(value, list) else value
-
-
-def build_method(name: str, config: dict[str, Any] | None = None) -> Method:
-    """The method of a name, with fields of its configuration changed.
-
-    Raises:
-      ValueError: for an unknown name or field.
-    """
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}: expected one of {', '.join(METHODS)}")
-    method = METHODS[name]()
-    if not config:
-        return method
-    known = {field.name for field in fields(method.config)}
-    for key in config:
-        if key not in known:
-            raise ValueError(f"method {name!r} has no setting {key!r}: expected one of {', '.join(sorted(known))}")
-    return METHODS[name](_replaced(method.config, config))
-
-
-def _replaced(config: Any, changes: dict[str, Any]) -> Any:
-    """A frozen configuration with some fields changed; those that are configurations, field by field."""
-    values = {}
-    for key, value in changes.items():
-        old = getattr(config, key)
-        values[key] = _replaced(old, value) if is_dataclass(old) and isinstance(value, dict) else _tupled(value)
-    return replace(config, **values)
 
 
 def refuse_selection(nuisances: NuisanceConfig, log: LoggedData) -> None:
@@ -386,31 +354,8 @@ class Router:
           CheckpointError: for a folder that holds no router, or one made for something else.
           EncoderError: for an `encoder` that cannot be loaded.
         """
-        manifest = checkpoint.load_manifest(folder)
-        needed = ("method", "config", "models", "embedding_dim", "lambdas", "cost_unit", "params")
-        missing = [name for name in needed if name not in manifest]
-        if missing:
-            raise CheckpointError(f"{folder}: manifest.json has no field {missing[0]!r}; save the router again")
-        if models is not None and list(models) != manifest["models"]:
-            raise CheckpointError(
-                f"{folder}: field 'models' is {', '.join(manifest['models'])}, expected {', '.join(models)}: "
-                "this router was made for other models (or another order); fit one for these"
-            )
-        if dim is not None and dim != manifest["embedding_dim"]:
-            raise CheckpointError(
-                f"{folder}: field 'embedding_dim' is {manifest['embedding_dim']}, expected {dim}: "
-                "this router reads another encoder's embeddings"
-            )
-        if manifest["method"] not in METHODS:
-            raise CheckpointError(f"{folder}: field 'method' is {manifest['method']!r}, unknown to this version")
-        try:
-            build_method(manifest["method"], manifest["config"])
-        except (AttributeError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{folder}: field 'config' does not fit this version of jrouter ({error}); "
-                "load it with the version that wrote it"
-            ) from error
-        spec, loaded = _encoder_of(folder, manifest, encoder)
+        manifest = read_manifest(folder, models=models, dim=dim)
+        spec, loaded = encoder_of(folder, manifest, encoder)
         params, _ = checkpoint.load(folder)
         router = cls(
             method=manifest["method"],
@@ -425,32 +370,6 @@ class Router:
             encoder_spec=spec,
         )
         return router if loaded is None else router.with_encoder(loaded)
-
-
-def _encoder_of(
-    folder: str | Path, manifest: Mapping[str, Any], given: Encoder | str | Path | None
-) -> tuple[EncoderSpec | None, Encoder | None]:
-    """The spec of a manifest, and the encoder that a caller gave, if it is that one."""
-    record = manifest.get("encoder")
-    try:
-        spec = None if record is None else EncoderSpec.from_dict(record)
-    except EncoderError as error:
-        raise CheckpointError(f"{folder}: manifest.json, {error}") from error
-    if given is None:
-        return spec, None
-    if spec is None:
-        raise CheckpointError(
-            f"{folder}: manifest.json has no field 'encoder': this router reads embeddings, no texts; leave `encoder` "
-            "out, or fit a router with it"
-        )
-    if not isinstance(given, Encoder):
-        return spec, load_encoder_of(spec, name=given)
-    if given.spec.identity() != spec.identity():
-        raise CheckpointError(
-            f"{folder}: field 'encoder' differs from the encoder given, whose {given.spec.difference(spec)}: "
-            "a router reads the embeddings of the encoder it was fitted with"
-        )
-    return spec, given
 
 
 def _check_width(encoder: Encoder, dim: int) -> None:

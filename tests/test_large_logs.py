@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from jrouter.io.columns import DataError
-from jrouter.io.logs import read_log, write_log
+from jrouter.io.logs import read_log
 from jrouter.io.stream import open_log
+from jrouter.io.write_log import write_log
 from jrouter.large_logs import fit_stream, prepare
 from jrouter.logging_policies import confounded, simulate_log
 from jrouter.methods.rm_softmax import RmSoftmaxConfig

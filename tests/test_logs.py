@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jrouter.io import logs
 from jrouter.io.columns import DataError
-from jrouter.io.logs import read_log, write_log
+from jrouter.io.logs import read_log
+from jrouter.io.write_log import write_log
 from jrouter.types import LoggedData
 
 LOG = {
@@ -365,7 +365,7 @@ def test_write_log_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
         file.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(logs.pyarrow.parquet, "write_table", broken)
+    monkeypatch.setattr(pq, "write_table", broken)
     with pytest.raises(DataError, match="log.parquet: cannot be written: No space left on device"):
         write_log(full_log(rows=3), path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from jrouter.io.checkpoint import CheckpointError
+from jrouter.methods import build_method
 from jrouter.networks import count_parameters
 from jrouter.nuisances import propensity, ridge
 from jrouter.nuisances.crossfit import OUTCOME_MODELS, PROPENSITY_MODELS, NuisanceConfig
 from jrouter.policy import Policy, Problem
-from jrouter.router import Router, build_method
+from jrouter.router import Router
 from jrouter.splits import split_log
 from jrouter.types import LoggedData, Nuisances
 

@@ -28,7 +28,7 @@ from jrouter.known_worlds import (
     true_value,
 )
 from jrouter.large_logs import prepare
-from jrouter.methods import rm_classification, rm_interval, rm_softmax
+from jrouter.methods import build_method, rm_classification, rm_interval, rm_softmax
 from jrouter.methods.regret_training import RouterConfig, router_scores
 from jrouter.methods.rm_classification import VARIANTS, RmClassificationConfig
 from jrouter.methods.rm_interval import RmIntervalConfig
@@ -38,7 +38,6 @@ from jrouter.metrics import utility
 from jrouter.policy import Problem
 from jrouter.query_bounds import query_intervals, ratio_bounds
 from jrouter.residual_tails import BINS, ROWS_PER_BIN, make_tails, prediction_bins
-from jrouter.router import build_method
 from jrouter.sensitivity import Bounds, critical_gamma, crossing, fixed_policy_bounds, sensitivity_bounds
 from jrouter.splits import split_log
 from jrouter.tuning import tuned_scores

@@ -1,0 +1,82 @@
+"""What a saved router says of itself, and what is refused of it: the manifest beside its params."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jrouter.encoders.encode import Encoder
+from jrouter.encoders.load import load_encoder_of
+from jrouter.encoders.spec import EncoderSpec
+from jrouter.encoders.tensors import EncoderError
+from jrouter.io import checkpoint
+from jrouter.io.checkpoint import CheckpointError
+from jrouter.methods import METHODS, build_method
+
+
+def read_manifest(folder: str | Path, *, models: Sequence[str] | None = None, dim: int | None = None) -> dict[str, Any]:
+    """The manifest of a saved router that this version can rebuild.
+
+    Args:
+      folder: of the router.
+      models: the names, in order, that the caller routes to.
+      dim: the width of the caller's embeddings.
+
+    Raises:
+      CheckpointError: naming the field that is missing, unknown or another than the caller's.
+    """
+    manifest = checkpoint.load_manifest(folder)
+    needed = ("method", "config", "models", "embedding_dim", "lambdas", "cost_unit", "params")
+    missing = [name for name in needed if name not in manifest]
+    if missing:
+        raise CheckpointError(f"{folder}: manifest.json has no field {missing[0]!r}; save the router again")
+    if models is not None and list(models) != manifest["models"]:
+        raise CheckpointError(
+            f"{folder}: field 'models' is {', '.join(manifest['models'])}, expected {', '.join(models)}: "
+            "this router was made for other models (or another order); fit one for these"
+        )
+    if dim is not None and dim != manifest["embedding_dim"]:
+        raise CheckpointError(
+            f"{folder}: field 'embedding_dim' is {manifest['embedding_dim']}, expected {dim}: "
+            "this router reads another encoder's embeddings"
+        )
+    if manifest["method"] not in METHODS:
+        raise CheckpointError(f"{folder}: field 'method' is {manifest['method']!r}, unknown to this version")
+    try:
+        build_method(manifest["method"], manifest["config"])
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder}: field 'config' does not fit this version of jrouter ({error}); "
+            "load it with the version that wrote it"
+        ) from error
+    return manifest
+
+
+def encoder_of(
+    folder: str | Path, manifest: Mapping[str, Any], given: Encoder | str | Path | None
+) -> tuple[EncoderSpec | None, Encoder | None]:
+    """The spec of a manifest's encoder, and the encoder that a caller gave (or the place of its weights).
+
+    Raises:
+      CheckpointError: for a field 'encoder' that cannot be read, is missing, or is another than what was given.
+      EncoderError: where nothing can be loaded from the place given.
+    """
+    record = manifest.get("encoder")
+    try:
+        spec = None if record is None else EncoderSpec.from_dict(record)
+    except EncoderError as error:
+        raise CheckpointError(f"{folder}: manifest.json, {error}") from error
+    if given is None:
+        return spec, None
+    if spec is None:
+        raise CheckpointError(
+            f"{folder}: manifest.json has no field 'encoder': this router reads embeddings, no texts; leave `encoder` "
+            "out, or fit a router with it"
+        )
+    if not isinstance(given, Encoder):
+        return spec, load_encoder_of(spec, name=given)
+    if given.spec.identity() != spec.identity():
+        raise CheckpointError(
+            f"{folder}: field 'encoder' differs from the encoder given, whose {given.spec.difference(spec)}: "
+            "a router reads the embeddings of the encoder it was fitted with"
+        )
+    return spec, given
