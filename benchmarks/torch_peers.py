@@ -110,7 +110,7 @@ def stacked(work: Work) -> list[dict[str, np.ndarray]]:
     def loss(params, x_b, score_b, cost_b, lam, kind):
         return surrogates(functional_call(skeleton, params, (x_b,)), score_b, cost_b, lam, kind).mean()
 
-    gradients = vmap(grad_and_value(loss), in_dims=(0, None, None, None, 0, 0))
+    gradients: Any = vmap(grad_and_value(loss), in_dims=(0, None, None, None, 0, 0))
     optimiser = torch.optim.AdamW(list(params.values()), lr=work.rate, weight_decay=work.decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _half_cosine(work.steps))
     for epoch in index:

@@ -249,7 +249,8 @@ class Runner:
         values["of mean score and mean cost"] = Values(jax.vmap(whole)(both), error, truth)
         params = violations.rule_params(self.plain)
         found = self.jitted(programs.predicted_value, logs, self.split, params, family, strength, config=self.config)
-        values["of predicted score and cost"] = Values(*found, truth)
+        value, error = found
+        values["of predicted score and cost"] = Values(value, error, truth)
 
         learned = {}
         for method in (BEST, RC):
@@ -269,6 +270,7 @@ class Runner:
         known = replace(logs, propensity=_chosen(every, logs.model))
         values["dr, true propensities"] = self.values(known, self.half, truth)["dr"]
         judging = self.judging(test)
+        assert judging.x is not None
         smooth = utility(*jax.vmap(violations.means_of(self.half))(judging.x), LAM)
         learned = {method: self.learned(logs, test, method) for method in (BEST, RC)}
         found, bounds = self.jitted(

@@ -184,8 +184,8 @@ def learn_and_bound(
                 "realised outcomes": bounds_of(logits, drawn, half_range(drawn)),
             }
 
-        worth = [utility(*pair, LAM) for pair in ((test.true_score, test.true_cost), (test.score, test.cost))]
-        bounds = jax.vmap(of_query)(test.x, *worth, smooth)
+        mean, drawn = (utility(*pair, LAM) for pair in ((test.true_score, test.true_cost), (test.score, test.cost)))
+        bounds = jax.vmap(of_query)(test.x, mean, drawn, smooth)
         return (outcomes.utility.mean(), outcomes.regret.mean()), jax.tree.map(lambda part: part.mean(), bounds)
 
     return jax.lax.map(of_log, logs)

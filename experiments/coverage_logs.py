@@ -178,7 +178,8 @@ def obp_intervals(arrays: tuple[np.ndarray, ...], seed: int) -> tuple[np.ndarray
     from obp import ope  # pyright: ignore[reportMissingImports]
 
     policy, outcome, observed, model, propensity = (np.asarray(part, np.float64) for part in arrays)
-    feedback = {"action": model.astype(int), "position": None, "reward": observed, "pscore": propensity}
+    # Typed loosely: obp's own types leave out the None that it asks for.
+    feedback: Any = {"action": model.astype(int), "position": None, "reward": observed, "pscore": propensity}
     evaluation = ope.OffPolicyEvaluation(
         bandit_feedback=feedback | {"context": None},
         ope_estimators=[

@@ -218,8 +218,8 @@ def script(main: Callable[[Any], None], options: type, doc: str | None) -> None:
         sys.exit(f"error: {error}")
 
 
-def budget(options: StudyOptions) -> float | None:
-    """Minutes of --budget-minutes.
+def budget(options: Any) -> float | None:
+    """Minutes of --budget-minutes, of any options that have it.
 
     Raises:
       ValueError: unless a number of at least 0.

@@ -186,6 +186,7 @@ def test_pairs_of_turns_value_the_deployment_and_single_turns_do_not(drawn):
     pairs = sessions.pair_log(found, every)
     params = violations.rule_params(world)
     model, kept, p = np.asarray(found.log.model), np.asarray(found.kept), np.asarray(every)
+    assert pairs.propensity is not None
     for row in (0, 1, 7, sessions.TURNS, sessions.TURNS + 3):
         t = model[row]
         stayed = p[row - 1, t] if kept[row] else 1 - p[row - 1, t]
