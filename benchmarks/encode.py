@@ -1,6 +1,6 @@
 """How fast do texts become embeddings, beside transformers' PyTorch model?
 
-    pip install torch==2.13.0 && python benchmarks/encode.py            # about 10 minutes on 2 cores
+    pip install torch==2.13.0 && python benchmarks/encode.py            # 4 minutes on 2 cores
     python benchmarks/encode.py --shape bert --texts 500                # BERT-base
     python benchmarks/encode.py --smoke --peers none                    # under 1 minute, without torch
     python benchmarks/encode.py --folder DIR                            # a model's folder instead of random weights
@@ -49,9 +49,9 @@ class Options:
     """minilm (6 layers, d = 384) or bert (12 layers, d = 768)."""
     folder: Path | None = None
     """A model of architecture BERT to use instead of random weights."""
-    texts: int = 2_000
+    texts: int = 1_500
     """How many."""
-    repeats: int = 5
+    repeats: int = 3
     """Of each contestant, alternating."""
     precisions: str = ",".join(PRECISIONS)
     """Comma-separated."""

@@ -1,10 +1,11 @@
 """How long from a text to a decision: tokens, embedding, router, as a service has it?
 
-    pip install torch==2.13.0 && python benchmarks/latency.py          # about 5 minutes on 2 cores
+    pip install torch==2.13.0 && python benchmarks/latency.py          # 4 minutes on 2 cores
+    python benchmarks/latency.py --shapes bert                         # BERT-base: 8 minutes more
     python benchmarks/latency.py --smoke --peers none                  # under 1 minute, without torch
 
 A router of rm_softmax (d-200-200-11) that reads texts by an encoder: hashed n-grams, and networks of the shape of
-all-MiniLM-L6-v2 and of BERT-base with random weights (time does not depend on them). Queries have log-normal
+all-MiniLM-L6-v2 or of BERT-base with random weights (time does not depend on them). Queries have log-normal
 lengths, median 48 tokens, cut at 256; one at a time, and in batches. Everything is compiled beforehand
 (`Router.compile`). Contestants take turns in blocks:
 
@@ -48,13 +49,13 @@ BLOCK = 20
 class Options:
     """What is asked, and how often."""
 
-    shapes: str = "hashing,minilm,bert"
+    shapes: str = "hashing,minilm"
     """Encoders, comma-separated."""
-    calls: int = 400
+    calls: int = 200
     """Single queries of each contestant."""
-    batch: int = 64
+    batch: int = 32
     """Queries of a batch."""
-    batches: int = 40
+    batches: int = 20
     """Batches of each contestant."""
     peers: str = "torch"
     """torch, where installed; or none."""

@@ -26,7 +26,7 @@ HASHING = "hashing"
 HASHING_DIM = 256
 LONGEST = 4096
 """Most tokens of a text where a model's files give no other number; it may have positions for more."""
-TOKEN_BUDGET = {"cpu": 4096}
+TOKEN_BUDGET = {"cpu": 2048}
 """rows x width of a batch by platform, for each device; 65,536 on others."""
 LAST_TOKEN = {"llama"}
 """Architectures whose tokens see what is before them only: pooled by the last token where files do not say."""
@@ -75,7 +75,7 @@ def load_encoder(
       window: turns of a chat that are encoded (`last_turns`), where queries are chats.
       question: reduce few-shot prompts to their question (`last_question`).
       mesh: of the devices that share the rows of each batch, all in this process; None for one device.
-      token_budget: rows x width of a batch; by default 4,096 on a CPU and 65,536 on others, for each device.
+      token_budget: rows x width of a batch; by default 2,048 on a CPU and 65,536 on others, for each device.
 
     Raises:
       EncoderError: for a setting that the encoder has not, and as `load_pretrained`.
