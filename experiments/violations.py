@@ -141,8 +141,8 @@ def mean_utility(family: str, score: Array, cost: Array, strength: float | Array
 def jump(x: Array) -> Array:
     """-1/2 or 1/2, by the side of the boundary.
 
-    >>> jump(jnp.array([-0.1, 5.0])), jump(jnp.array([0.1, 5.0]))
-    (Array(-0.5, dtype=float32), Array(0.5, dtype=float32))
+    >>> float(jump(jnp.array([-0.1, 5.0]))), float(jump(jnp.array([0.1, 5.0])))
+    (-0.5, 0.5)
     """
     return jnp.where(x[0] > 0, 0.5, -0.5)
 
