@@ -258,6 +258,7 @@ def test_one_model_falls_and_blocks_of_time_show_it(light):
 # Analyses
 
 
+@pytest.mark.slow
 def test_values_are_those_of_the_package(light):
     world, n = violations.make_world(0), 120
     logs = jax.vmap(lambda key: violations.draw_log(world, key, n))(jax.random.split(KEY, 2))

@@ -97,6 +97,7 @@ def test_derivatives_through_the_fits_are_differences(names):
         np.testing.assert_allclose(moved[..., row] / scale, (up - down) / (2 * step) / scale, atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["outcome", pytest.param("propensity", marks=pytest.mark.slow)])
 def test_errors_are_the_spread_of_fresh_logs_whichever_nuisance_is_wrong(wrong):
     n, logs, names = 1500, 300, ("direct", "ips", "dr")
@@ -126,6 +127,7 @@ def test_errors_are_the_spread_of_fresh_logs_whichever_nuisance_is_wrong(wrong):
     assert abs(covered.mean() - 0.95) < 4 * np.sqrt(0.05 * 0.95 / logs)
 
 
+@pytest.mark.slow
 def test_a_fixed_policy_has_wider_errors_where_its_nuisances_are_what_errs():
     world = make_known_world(jax.random.key(0))
     log, _ = draw_known_log(world, jax.random.key(1), 400)

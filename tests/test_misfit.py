@@ -158,6 +158,7 @@ def p_values():
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.7, 2.0])
 def test_right_nuisances_are_rejected_no_more_often_than_said(p_values, spread):
     n_logs = 200

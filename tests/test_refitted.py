@@ -107,6 +107,7 @@ def direct_and_doubly_robust(log, split):
     return tuple(jnp.stack(part) for part in zip(*found, strict=True))
 
 
+@pytest.mark.slow
 def test_the_spread_of_refitted_values_is_that_of_fresh_logs():
     n, logs, n_resamples = 800, 200, 40
     split = split_of(n)
