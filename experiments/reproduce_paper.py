@@ -23,9 +23,8 @@ so, and is an option where one is named:
 - SPROUT's files hold tokens: costs are these times CARROT's prices (--prices). Lambda is score per USD;
 - BERT is google-bert/bert-base-uncased, Llama is meta-llama/Llama-3.2-1B, not Instruct; mean pooling and last
   token (--pooling); texts longer than the encoder are cut at their end (--truncation, --max-length);
-- prompts are encoded whole, solved examples included; --query last_question takes the question they end with. Of
-  three of RouterBench's tasks BERT's 512 tokens cut 123 of 3,164 prompts, and all stay different; the 256 of a
-  sentence encoder would leave 77 different embeddings of 600 prompts, and a warning says so;
+- prompts are encoded whole, solved examples included; --query last_question takes the question they end with. An
+  encoder that reads fewer tokens than the examples have leaves few different embeddings, and warns of it;
 - tuning, propensities and networks are this package's, not the authors'.
 
 Methods marked * see every model's outcome, as no log has. Prints one table (means over lambdas, 95% intervals over

@@ -148,3 +148,11 @@ def test_nothing_compiles_after_compile():
         assert compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_with_a_mesh_texts_are_embedded_on_it_and_decided_the_same():
+    mesh = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    shared = router().with_encoder(load_encoder(dim=32, window=2, mesh=mesh))
+    queries = [*texts(9, seed=8), CHAT]
+    assert shared.route(queries, 2.0) == router().route(queries, 2.0)
+    np.testing.assert_allclose(shared.probabilities(queries, 2.0), router().probabilities(queries, 2.0), atol=1e-6)
