@@ -13,12 +13,13 @@ import numpy as np
 from jrouter.features import fit_scaling
 from jrouter.interval import ascending, lambda_grid
 from jrouter.io.stream import LogStream, open_log
+from jrouter.learn import refuse_selection, remembered
 from jrouter.methods import build_method
 from jrouter.methods.rm_softmax import RmSoftmaxConfig, softmax_surrogate
 from jrouter.networks import RouterNetwork
 from jrouter.nuisances.crossfit import NuisanceConfig
 from jrouter.nuisances.sampled import SampledNuisances, fit_sampled, predict_sampled
-from jrouter.router import Router, refuse_selection
+from jrouter.router import Router
 from jrouter.splits import folds_alone
 from jrouter.stream_sweep import stream_sweep
 from jrouter.streaming import Roles, Sample, draw_sample, make_scorer, training_rows
@@ -102,8 +103,12 @@ def fit_stream(
     )
     swept = train_routers(task, method, patience=patience, on_chunk=on_chunk, load_chunk=load_chunk)
     networks = jax.tree.map(jnp.asarray, swept.params)
+    split = folds_alone(task.sample.log, task.sample.fold, n_folds=task.roles.n_folds)
+    forecasts, reference = remembered(task.key, task.sample.log, split)
     return Router(
         method=METHOD,
+        forecasts=forecasts,
+        reference=reference,
         config=config or {},
         params={"networks": networks, "lambdas": task.lambdas, "scaling": task.scaling},
         models=stream.models,
@@ -111,7 +116,7 @@ def fit_stream(
         lambdas=tuple(np.asarray(task.lambdas).tolist()),
         cost_unit=cost_unit,
         embedding=embedding,
-    )
+    ).with_record(task.sample.log, seed=seed)
 
 
 @dataclass(frozen=True)

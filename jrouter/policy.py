@@ -28,12 +28,16 @@ class Policy:
     stochastic: bool | Callable[[Any], Array] = False
     at: Callable[[Any, Any], Any] | None = None
 
+    def values(self, params: Any, x: Array, lam: float | Array, mask: Array | None = None) -> Array:
+        """[T], what `apply` gives; of a rule whose values depend on the pool `mask` [T], those for it."""
+        return self.apply(params, x, lam)
+
     def probabilities(self, params: Any, x: Array, lam: float | Array, mask: Array | None = None) -> Array:
         """[T], probability of each model for one query; 0 where `mask` [T] is False.
 
         A rule that decides gives a one-hot, the first model where several tie.
         """
-        values = self.apply(params, x, lam)
+        values = self.values(params, x, lam, mask)
         if self.stochastic is False:
             return metrics.decide(values, mask=mask)
         drawn = jax.nn.softmax(metrics.masked(values, mask))
@@ -43,7 +47,7 @@ class Policy:
 
     def choice(self, params: Any, x: Array, lam: float | Array, mask: Array | None = None) -> Array:
         """Index of the most probable model for one query; of a policy that draws, too."""
-        return metrics.choose(self.apply(params, x, lam), mask=mask)
+        return metrics.choose(self.values(params, x, lam, mask), mask=mask)
 
 
 @register_dataclass

@@ -1,50 +1,42 @@
-"""Router: a policy with names. Fitted on a log, saved, loaded, and asked which model to call."""
+"""Router: a policy with names. Fitted on a log, saved, loaded, and asked which model to call.
+
+`route` names a model; `decide` says with which probability, within limits, and what it is expected to cost.
+"""
 
 import functools
+import hashlib
 import importlib.metadata
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from jrouter.assessment import Assessment, AtLambda, assess, describe, from_plain
+from jrouter.amended import Decided, amended
+from jrouter.assessment import Assessment, AtLambda, describe, from_plain
+from jrouter.compiled_decisions import CompiledDecisions, Decision
 from jrouter.compiled_policy import CompiledPolicy
 from jrouter.compiled_texts import CompiledTexts
+from jrouter.decision import Limits
 from jrouter.encoders.encode import Encoder
 from jrouter.encoders.load import load_encoder_of
 from jrouter.encoders.spec import EncoderSpec
-from jrouter.interval import ascending, lambda_grid
+from jrouter.forecast import Forecast
 from jrouter.io import checkpoint
-from jrouter.methods import METHODS, build_method
-from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
-from jrouter.nuisances.events import check_scoring
-from jrouter.policy import Problem
-from jrouter.router_manifest import encoder_of, read_manifest
-from jrouter.splits import split_log
+from jrouter.learn import learn, log_summary
+from jrouter.methods import build_method
+from jrouter.nuisances.crossfit import NuisanceConfig
+from jrouter.router_manifest import RECORDED, encoder_of, read_manifest
+from jrouter.shift import Reference
 from jrouter.types import Array, LoggedData
 
-
-def refuse_selection(nuisances: NuisanceConfig, log: LoggedData) -> None:
-    """Refuses what a router cannot be learned from: restricted pools, and scores recorded by their value.
-
-    Raises:
-      ValueError: saying which, and what to do.
-    """
-    if nuisances.pool != "any":
-        raise ValueError(
-            f"NuisanceConfig.pool is {nuisances.pool!r}, which says nothing of a model where a row was not allowed it; "
-            "a router may choose any, so fit it with 'any' ('allowed' is for the value of policies that are restricted "
-            "to each row's allowed models)"
-        )
-    reason = check_scoring(log)
-    if reason is not None:
-        raise ValueError(reason)
+MIX_ROWS = 20_000
+"""Rows of the log that `Router.record` counts choices on, the first."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +54,12 @@ class Router:
       embedding: name of the encoder of the embeddings, where known.
       assessment: what the log says of a router learned like this one, at each lambda; empty where not assessed.
       encoder_spec: of the encoder that makes its embeddings of texts; None for a router that reads embeddings alone.
+      forecasts: of score and cost of each model (`forecast.Forecast`); None for a router of jrouter 0.1's first format.
+      reference: what it remembers of its queries (`shift.Reference`), or None.
+      price: present price of each model as a multiple of that in the log, or () for no changes.
+      available: names of the models in use, or () for all.
+      known: how many of `models`, the first, the policy was trained on; 0 for all. Others were added since.
+      record: where it comes from, for people and for its card: JSON values.
     """
 
     method: str
@@ -74,14 +72,64 @@ class Router:
     embedding: str | None = None
     assessment: Assessment = ()
     encoder_spec: EncoderSpec | None = None
+    forecasts: Forecast | None = None
+    reference: Reference | None = None
+    price: tuple[float, ...] = ()
+    available: tuple[str, ...] = ()
+    known: int = 0
+    record: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         _ = self._policy  # made at once, so that threads share it
+        if self.forecasts is not None:
+            _ = self._decisions
+
+    @property
+    def prices(self) -> tuple[float, ...]:
+        """T multiples: present prices over those of the log."""
+        return self.price or (1.0,) * len(self.models)
+
+    @property
+    def pool(self) -> tuple[str, ...]:
+        """Names of the models in use."""
+        return self.available or self.models
+
+    @property
+    def is_amended(self) -> bool:
+        """Whether prices changed, or models were added, since the policy was trained."""
+        return any(price != 1.0 for price in self.prices) or self.known not in (0, len(self.models))
+
+    @functools.cached_property
+    def version(self) -> str:
+        """12 hexadecimal digits, of all that decides: equal for equal routers, wherever they are saved."""
+        said = [self.method, self.config, self.models, self.prices, self.pool, self.known, self.lambdas, self.cost_unit]
+        said.append(None if self.encoder_spec is None else self.encoder_spec.identity())
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=list).encode())
+        for leaf in jax.tree.leaves((self.params, self.forecasts)):
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()[:12]
 
     @functools.cached_property
     def _policy(self) -> CompiledPolicy:
         policy = build_method(self.method, self.config).policy
-        return CompiledPolicy(policy, self.params, self.dim, len(self.models))
+        if not self.is_amended:
+            return CompiledPolicy(policy, self.params, self.dim, len(self.models))
+        params = {"policy": self.params, "forecast": self._forecasts, "price": np.array(self.prices, np.float32)}
+        return CompiledPolicy(amended(policy), params, self.dim, len(self.models))
+
+    @functools.cached_property
+    def _decisions(self) -> CompiledDecisions:
+        policy = build_method(self.method, self.config).policy
+        return CompiledDecisions(policy, self.params, self._forecasts, self.prices, self.dim)
+
+    @property
+    def _forecasts(self) -> Forecast:
+        if self.forecasts is None:
+            raise ValueError(
+                "this router carries no forecast of score and cost (it was saved in an older format): fit it again for "
+                "`decide`, limits, changed prices and added models"
+            )
+        return self.forecasts
 
     @functools.cached_property
     def encoder(self) -> Encoder:
@@ -154,45 +202,47 @@ class Router:
           ValueError: for a method that needs full feedback, lambdas that do not ascend, a pool that is not "any",
             or a log whose scores seem to be recorded depending on what they are.
         """
-        learner = build_method(method, config)
-        if learner.full_feedback:
-            raise ValueError(f"method {method!r} needs every model's outcome on every query, which a log has not")
-        refuse_selection(nuisances, log)
         if encoder is not None:
             _check_width(encoder, log.x.shape[1])
-        grid = ascending(lambda_grid(log) if lambdas is None else jnp.asarray(lambdas))
-        split = split_log([log], seeds=[seed])[0]
-        key_nuisances, key_fit = jax.random.split(jax.random.key(seed))
-        estimated = jax.jit(lambda key, log: fit_nuisances(key, log, split, nuisances))(key_nuisances, log)
-        hidden = None if progress is None else not progress
-        with tqdm(total=1 + assess_folds, desc=f"fitting {method}", unit="fit", disable=hidden) as bar:
-            params = jax.block_until_ready(jax.jit(learner.fit)(key_fit, Problem(log, split, estimated, grid)))
-            bar.update()
-            assessment: Assessment = ()
-            if assess_folds:
-                assessment = assess(
-                    jax.random.fold_in(key_fit, 1),
-                    log,
-                    learner,
-                    METHODS["best_single"](),
-                    grid,
-                    nuisances=nuisances,
-                    n_folds=assess_folds,
-                    seed=seed,
-                    on_fold=lambda done: bar.update(),
-                )
+        learned = learn(
+            log,
+            method=method,
+            config=config,
+            lambdas=lambdas,
+            nuisances=nuisances,
+            seed=seed,
+            assess_folds=assess_folds,
+            progress=progress,
+        )
         router = cls(
             method=method,
             config=config or {},
-            params=learner.settle(params),
-            assessment=assessment,
             models=log.models,
             dim=log.x.shape[1],
-            lambdas=tuple(np.asarray(grid).tolist()),
             cost_unit=log.cost_unit,
             embedding=embedding,
+            **learned._asdict(),
         )
+        router = router.with_record(log, seed=seed)
         return router if encoder is None else router.with_encoder(encoder)
+
+    def with_record(self, log: LoggedData, **said: Any) -> "Router":
+        """This router, remembering what log it was trained on: how much of it, and what it chooses there."""
+        data = {"rows": int(log.model.shape[0]), "models": log_summary(log)}
+        mix = [np.bincount(one, minlength=len(self.models)) / len(one) for one in self._choices_on(log)]
+        record = {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            **self.record,
+            **said,
+            "data": {**self.record.get("data", {}), **data},
+            "mix": [[round(float(share), 4) for share in one] for one in mix],
+        }
+        return replace(self, record=record)
+
+    def _choices_on(self, log: LoggedData) -> list[np.ndarray]:
+        """At each fitted lambda, the index of the choice on the first rows of a log."""
+        x = np.asarray(log.x[:MIX_ROWS], np.float32)
+        return [self._policy.choices(x, lam, self._pool(None)) for lam in self.lambdas]
 
     def explain(self) -> str:
         """What the method decided and why, and what the router is worth by its log, as text."""
@@ -233,8 +283,13 @@ class Router:
             if not batch_sizes or any(not isinstance(size, int | np.integer) or size < 1 for size in batch_sizes):
                 raise ValueError(f"batch_sizes: expected positive integers, got {batch_sizes}")
         self._policy.compile(batch_sizes)
+        if self.forecasts is not None:
+            self._decisions.compile(batch_sizes)
         if texts:
             self._texts.compile(texts)
+            if self.encoder.mesh is None:  # `decide` embeds first
+                for text in texts:
+                    self.encoder.encode([text], progress=False)
 
     def probabilities(self, x: Any, lam: float, allowed: Iterable[str] | None = None) -> np.ndarray:
         """Probability of each model: [T] for one query, [n, T] for n of them.
@@ -281,7 +336,7 @@ class Router:
 
     def _pool(self, allowed: Iterable[str] | None) -> tuple[bool, ...] | None:
         if allowed is None:
-            return None
+            return tuple(name in self.available for name in self.models) if self.available else None
         if isinstance(allowed, str):
             raise ValueError(f"allowed: expected a list of model names, got the string {allowed!r}")
         names = set(allowed)
@@ -290,7 +345,10 @@ class Router:
             raise ValueError(f"allowed: unknown model {unknown[0]!r}, expected some of {', '.join(self.models)}")
         if not names:
             raise ValueError("allowed: the pool is empty; name at least one model")
-        return tuple(name in names for name in self.models)
+        usable = names & set(self.pool)
+        if not usable:
+            raise ValueError(f"allowed: {', '.join(sorted(names))} left this router's pool: {', '.join(self.pool)}")
+        return tuple(name in usable for name in self.models)
 
     def route(self, x: Any, lam: float, allowed: Iterable[str] | None = None) -> str | list[str]:
         """Which model to call: a name for one query, a list of names for n of them.
@@ -311,13 +369,119 @@ class Router:
             raise self._not_finite(np.array(best) >= 0)
         return self.models[best[0]] if one else [self.models[index] for index in best]
 
-    def save(self, folder: str | Path) -> None:
-        """Writes the router to a folder: manifest.json and params."""
+    def decide(
+        self,
+        x: Any,
+        lam: float,
+        *,
+        allowed: Iterable[str] | None = None,
+        max_cost: float | None = None,
+        min_score: float | None = None,
+        explore: float = 0.0,
+        previous: str | None | Sequence[str | None] = None,
+        switch_cost: float = 0.0,
+        seed: int | np.random.Generator | None = None,
+    ) -> Decision | list[Decision]:
+        """Which model to call, with which probability it was drawn, and what that is expected to give.
+
+        Limits go by the router's forecasts, at present prices: of the models within `max_cost`, those that reach
+        `min_score`; where none does, the nearest to it, and `Decision.unmet` says so.
+
+        Args:
+          x: as of `route`; texts are embedded first, then decided.
+          lam: cost preference, score per unit of cost; clipped to the fitted range.
+          allowed: names of the models that may be chosen; None for all.
+          max_cost: of each query, in `cost_unit`.
+          min_score: expected of each answer.
+          explore: share of decisions drawn uniformly from the models that meet the limits.
+          previous: name of the model that the dialogue is on, None for none; of n queries, a list. It is kept unless
+            the gain in utility exceeds lambda * switch_cost. A name that left the pool is none.
+          switch_cost: of leaving it, in `cost_unit`: what the lost cache costs.
+          seed: of the draws, or a generator; None for fresh ones.
+
+        Returns:
+          A `Decision`, or a list of them.
+
+        Raises:
+          ValueError: as `probabilities`; limits that are not finite, exploration outside [0, 1]; a router without
+            forecasts.
+        """
+        _, rows, one = self._queries(x)
+        if not isinstance(rows, np.ndarray):
+            rows = np.asarray(rows if isinstance(rows, jax.Array) else self.encoder.encode(rows, progress=False))
+        for name, value in (("max_cost", max_cost), ("min_score", min_score), ("switch_cost", switch_cost)):
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name}: expected a finite number, got {value}")
+        if not 0.0 <= explore <= 1.0:
+            raise ValueError(f"explore: expected a share from 0 to 1, got {explore}")
+        names = [previous] * len(rows) if previous is None or isinstance(previous, str) else list(previous)
+        if len(names) != len(rows):
+            raise ValueError(f"previous: expected one model for each of {len(rows)} queries, got {len(names)}")
+        place = {name: index for index, name in enumerate(self.models)}
+        before = np.array([-1 if name is None else place.get(name, -1) for name in names], np.int32)
+        draw = np.zeros(len(rows), np.float32)
+        if explore:
+            draw = np.random.default_rng(seed).random(len(rows), np.float32)
+        used, pool = self._clipped(lam), self._pool(allowed) or (True,) * len(self.models)
+        limits = Limits(
+            float("inf") if max_cost is None else float(max_cost),
+            -float("inf") if min_score is None else float(min_score),
+            float(switch_cost),
+            float(explore),
+        )
+        found = self._deciding()(rows, before, draw, used, pool, limits)
+        if not found.finite.all():
+            raise self._not_finite(found.finite)
+        decisions = [self._said(found, row, used) for row in range(len(rows))]
+        return decisions[0] if one else decisions
+
+    def _deciding(self) -> CompiledDecisions:
+        _ = self._forecasts  # or it says why not
+        return self._decisions
+
+    def _said(self, found: Decided, row: int, lam: float) -> Decision:
+        return Decision(
+            model=self.models[found.model[row]],
+            propensity=float(found.propensity[row]),
+            allowed=tuple(name for name, could in zip(self.models, found.could[row], strict=True) if could),
+            lam=lam,
+            score=float(found.score[row]),
+            cost=float(found.cost[row]),
+            unmet=tuple(np.array(["max_cost", "min_score"])[found.unmet[row]].tolist()),
+            kept=bool(found.kept[row]),
+            router=self.version,
+        )
+
+    def forecast(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Expected score and cost of each model, at present prices: [n, T] each, or [T] for one query.
+
+        Args:
+          x: as of `route`.
+
+        Raises:
+          ValueError: as `decide`.
+        """
+        _, rows, one = self._queries(x)
+        if not isinstance(rows, np.ndarray | jax.Array):
+            rows = self.encoder.encode(rows, progress=False)
+        score, cost = self._deciding().forecast(np.asarray(rows, np.float32))
+        cost = cost * np.array(self.prices, np.float32)
+        return (score[0], cost[0]) if one else (score, cost)
+
+    def save(self, folder: str | Path, *, files: Mapping[str, str] | None = None) -> None:
+        """Writes the router to a folder, whole or not at all.
+
+        Args:
+          folder: gets manifest.json and params.
+          files: name -> text, of further files in it.
+        """
         packages = ("jrouter", "jax", "flax", "orbax-checkpoint")
+        trees = {"policy": self.params, "forecasts": self.forecasts, "reference": self.reference}
         checkpoint.save(
             folder,
-            self.params,
+            {name: tree for name, tree in trees.items() if tree is not None},
             {
+                "version": self.version,
                 "method": self.method,
                 "config": self.config,
                 "models": list(self.models),
@@ -326,10 +490,15 @@ class Router:
                 "encoder": None if self.encoder_spec is None else self.encoder_spec.to_dict(),
                 "lambdas": list(self.lambdas),
                 "cost_unit": self.cost_unit,
+                "price": list(self.prices),
+                "pool": list(self.pool),
+                "known": self.known or len(self.models),
                 "explanation": self.explain().splitlines(),
                 "assessment": [one._asdict() for one in self.assessment],
                 "versions": {name: importlib.metadata.version(name) for name in packages},
+                **self.record,
             },
+            files=files,
         )
 
     @classmethod
@@ -357,10 +526,18 @@ class Router:
         manifest = read_manifest(folder, models=models, dim=dim)
         spec, loaded = encoder_of(folder, manifest, encoder)
         params, _ = checkpoint.load(folder)
+        if manifest["format"] == 1:  # before there were forecasts: the policy's params alone
+            params = {"policy": params}
         router = cls(
             method=manifest["method"],
             config=manifest["config"],
-            params=params,
+            params=params["policy"],
+            forecasts=params.get("forecasts"),
+            reference=params.get("reference"),
+            price=tuple(manifest.get("price", ())),
+            available=tuple(manifest.get("pool", ())) if manifest.get("pool") != manifest["models"] else (),
+            known=manifest.get("known", 0),
+            record={name: value for name, value in manifest.items() if name in RECORDED},
             models=tuple(manifest["models"]),
             dim=manifest["embedding_dim"],
             lambdas=tuple(manifest["lambdas"]),

@@ -12,6 +12,9 @@ from jrouter.io import checkpoint
 from jrouter.io.checkpoint import CheckpointError
 from jrouter.methods import METHODS, build_method
 
+RECORDED = ("created", "seed", "data", "mix", "price_date", "history", "verdict", "command", "fitted_with")
+"""Fields of a manifest that are `Router.record`: where a router comes from."""
+
 
 def read_manifest(folder: str | Path, *, models: Sequence[str] | None = None, dim: int | None = None) -> dict[str, Any]:
     """The manifest of a saved router that this version can rebuild.

@@ -107,7 +107,7 @@ def test_the_manifest_says_what_the_router_is_for(shelf):
     assert manifest["models"] == list(MODELS) and manifest["embedding_dim"] == D and manifest["embedding"] == "mini"
     assert manifest["lambdas"] == list(LAMBDAS) and manifest["cost_unit"] == "EUR"
     assert set(manifest["versions"]) == {"jrouter", "jax", "flax", "orbax-checkpoint"}
-    assert manifest["params"]["knots"] == {"shape": [3], "dtype": "float32"}
+    assert manifest["params"]["policy"]["knots"] == {"shape": [3], "dtype": "float32"}
 
 
 def test_loading_for_the_right_models_and_width(folder):
@@ -327,6 +327,6 @@ def test_fit_refuses_lambdas_that_are_no_ascending_numbers(monkeypatch, lambdas)
     def too_late(*arguments, **named):
         raise AssertionError("the log was split before the lambdas were checked")
 
-    monkeypatch.setattr("jrouter.router.split_log", too_late)
+    monkeypatch.setattr("jrouter.learn.split_log", too_late)
     with pytest.raises(ValueError, match="lambdas must ascend"):
         Router.fit(log(), method="best_single", lambdas=lambdas)

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)
+"""Formats that this version reads."""
 
 
 class CheckpointError(ValueError):
@@ -37,13 +39,16 @@ def _abstract(shapes: Any) -> Any:
     return {name: _abstract(child) for name, child in shapes.items()}
 
 
-def save(folder: str | Path, params: Any, manifest: Mapping[str, Any]) -> None:
+def save(
+    folder: str | Path, params: Any, manifest: Mapping[str, Any], *, files: Mapping[str, str] | None = None
+) -> None:
     """Writes a nested dict of arrays and what they mean.
 
     Args:
       folder: where; an existing checkpoint there is replaced once the new one is whole.
       params: nested dict of arrays.
       manifest: JSON values.
+      files: name -> text, of further files in the folder.
 
     Raises:
       CheckpointError: if `folder` exists and is not a checkpoint.
@@ -57,6 +62,8 @@ def save(folder: str | Path, params: Any, manifest: Mapping[str, Any]) -> None:
     try:
         ocp.save(str(partial / "params"), params)
         record = {"format": FORMAT, **manifest, "params": _shapes(params)}
+        for name, text in (files or {}).items():
+            (partial / name).write_text(text, encoding="utf-8")
         (partial / "manifest.json").write_text(json.dumps(record, indent=1) + "\n")
         partial.chmod(0o755)
         if folder.exists():
@@ -91,10 +98,12 @@ def load_manifest(folder: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not readable as JSON ({error}); save the router again") from error
     if not isinstance(manifest, dict):
         raise CheckpointError(f"{path}: expected a JSON object, got {type(manifest).__name__}; save the router again")
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") not in READABLE:
+        wrote = (manifest.get("versions") or {}).get("jrouter", "of unknown number")
         raise CheckpointError(
-            f"{path}: field 'format' is {manifest.get('format')!r}, this version reads {FORMAT}; "
-            "load it with the version of jrouter that wrote it"
+            f"{path}: field 'format' is {manifest.get('format')!r}, this version reads "
+            f"{' and '.join(map(str, READABLE))}; "
+            f"load it with the version of jrouter that wrote it ({wrote})"
         )
     return manifest
 
