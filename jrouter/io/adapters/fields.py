@@ -37,10 +37,16 @@ def look(record: Record, path: Path) -> Any:
     return None if isinstance(value, str) and not value else value
 
 
+def opened(record: Record, path: Path) -> Any:
+    """Returns what stands at a path, read where it is JSON text; other text stays text."""
+    value = look(record, path)
+    found = _json(value) if isinstance(value, str) else value
+    return value if found is None and value != "null" else found
+
+
 def objects(record: Record, path: Path) -> list[Record]:
     """Returns the objects of a list, which may be JSON text; [] where there is none."""
-    value = look(record, path)
-    value = _json(value) if isinstance(value, str) else value
+    value = opened(record, path)
     if value is None:
         return []
     if not _is_list(value) or not all(isinstance(item, Mapping) for item in value):
@@ -103,8 +109,7 @@ def probability(record: Record, path: Path) -> float | None:
 
 def names(record: Record, path: Path) -> list[str] | None:
     """Returns the names of a list, or the keys of an object; either may be JSON text. None where there are none."""
-    value = look(record, path)
-    value = _json(value) if isinstance(value, str) else value
+    value = opened(record, path)
     if value is None:
         return None
     found = list(value) if isinstance(value, Mapping) or _is_list(value) else None

@@ -36,7 +36,7 @@ def langfuse_rows(record: Mapping[str, Any]) -> Iterable[Row | Dropped]:
     """
     if isinstance(record.get("data"), list):
         return [found for one in fields.objects(record, "data") for found in langfuse_rows(one)]
-    if not isinstance(record.get("observations"), list):
+    if fields.look(record, "observations") is None:
         return [_observation(record, ())]
     observations = fields.objects(record, "observations")
     scores = sorted(fields.objects(record, "scores"), key=lambda score: str(score.get("timestamp") or ""))

@@ -7,7 +7,7 @@ only where it wrote it into `metadata["spend_logs_metadata"]`, under the names b
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from jrouter.io.adapters import fields
 from jrouter.io.adapters.adapter import Adapter, Dropped, Row, documented, row
@@ -152,7 +152,7 @@ def _whole(query: Any) -> tuple[Any, bool]:
     return [message | {"content": _mended(message["content"])} for message in query], any(map(_is_cut, texts))
 
 
-def _is_cut(text: Any) -> bool:
+def _is_cut(text: Any) -> TypeGuard[str]:
     return isinstance(text, str) and "litellm_truncated" in text
 
 

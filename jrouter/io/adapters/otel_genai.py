@@ -37,16 +37,17 @@ def otel_rows(record: Mapping[str, Any]) -> Iterable[Row | Dropped]:
 
     Dropped: spans that call no model or do something else than generate, failed ones, and log records.
     """
-    if "resourceLogs" in record:
+    if fields.look(record, "resourceLogs") is not None:
         return [Dropped("log record: join it as a score") for _ in _nested(record, "Logs", "logRecords")]
-    if "resourceSpans" not in record:
+    if fields.look(record, "resourceSpans") is None:
         return [_span(record)]
     return [_span(span) for span in _nested(record, "Spans", "spans")]
 
 
 def evaluation_rows(record: Mapping[str, Any]) -> Iterable[Row | Dropped]:
     """Reads one line of an OTLP/JSON export (resourceLogs), or one log record: the score, with the span it judges."""
-    events = _nested(record, "Logs", "logRecords") if "resourceLogs" in record else [record]
+    nested = fields.look(record, "resourceLogs") is not None
+    events = _nested(record, "Logs", "logRecords") if nested else [record]
     return [_evaluation(event) for event in events]
 
 
@@ -113,7 +114,7 @@ def _nested(record: Mapping[str, Any], kind: str, leaf: str) -> Iterator[Mapping
 
 def _attributes(found: Mapping[str, Any]) -> Mapping[str, Any]:
     """As an object: OTLP lists {"key", "value"}, other exports have an object, or the keys beside the span's."""
-    attributes = found.get("attributes")
+    attributes = fields.opened(found, "attributes")
     if isinstance(attributes, list):
         pairs = fields.objects(found, "attributes")
         return {str(pair.get("key")): _plain(pair.get("value"), DEEPEST) for pair in pairs}

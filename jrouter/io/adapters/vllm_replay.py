@@ -37,7 +37,7 @@ def replay_rows(record: Mapping[str, Any]) -> Iterable[Row | Dropped]:
     for page in ("data", "records"):
         if isinstance(record.get(page), list):
             return [found for one in fields.objects(record, page) for found in replay_rows(one)]
-    return [_offline(record) if isinstance(record.get("outcome"), Mapping) else _replay(record)]
+    return [_offline(record) if fields.look(record, "outcome") is not None else _replay(record)]
 
 
 def _replay(record: Mapping[str, Any]) -> Row | Dropped:
