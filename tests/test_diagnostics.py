@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrouter.app.diagnosis_plots import as_results
 from jrouter.diagnostics import diagnose
 from jrouter.explain import explain_diagnosis
 from jrouter.overlap import (
@@ -25,7 +26,7 @@ from jrouter.types import LoggedData, Nuisances, take_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
-from diagnostic_figures import as_results, diagnosis_figure
+from diagnostic_figures import diagnosis_figure
 
 N, D, T = 400, 3, 3
 LAM = 20.0
