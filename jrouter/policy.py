@@ -50,6 +50,32 @@ class Policy:
         return metrics.choose(self.values(params, x, lam, mask), mask=mask)
 
 
+@dataclass(frozen=True)
+class PooledPolicy(Policy):
+    """A policy that never leaves a pool, among models of which it may not know the last.
+
+    Attributes:
+      inner: the policy, of the first of the models.
+      pool: which of the models it may choose.
+    """
+
+    inner: Any = None
+    pool: tuple[bool, ...] = ()
+
+    def values(self, params: Any, x: Array, lam: float | Array, mask: Array | None = None) -> Array:
+        """[T], those of models outside the pool so low that they are never chosen."""
+        pool = jnp.array(self.pool) if mask is None else jnp.array(self.pool) & mask
+        # How many models it knows is seen in what it returns; an amended policy asks for a mask of that length.
+        known = jax.eval_shape(self.inner.values, params, x, lam).shape[0]
+        values = self.inner.values(params, x, lam, pool[:known])
+        return metrics.masked(jnp.concatenate([values, jnp.zeros(len(self.pool) - known, values.dtype)]), pool)
+
+
+def pooled(policy: Policy, pool: Any) -> PooledPolicy:
+    """The policy among the models [T] bool of a pool; it may know the first of the T only."""
+    return PooledPolicy(policy.apply, policy.stochastic, policy.at, inner=policy, pool=tuple(bool(one) for one in pool))
+
+
 @register_dataclass
 @dataclass(frozen=True)
 class Problem:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jrouter.amended import Decided, amended
@@ -31,6 +32,7 @@ from jrouter.io import checkpoint
 from jrouter.learn import learn, log_summary
 from jrouter.methods import build_method
 from jrouter.nuisances.crossfit import NuisanceConfig
+from jrouter.policy import Policy, pooled
 from jrouter.router_manifest import RECORDED, encoder_of, read_manifest
 from jrouter.shift import Reference
 from jrouter.types import Array, LoggedData
@@ -121,6 +123,25 @@ class Router:
     def _decisions(self) -> CompiledDecisions:
         policy = build_method(self.method, self.config).policy
         return CompiledDecisions(policy, self.params, self._forecasts, self.prices, self.dim)
+
+    def served(self, models: Sequence[str] | None = None) -> tuple[Policy, Any]:
+        """The policy as it is served, pool and prices included, and its params: to be valued on a log.
+
+        Args:
+          models: of the log, this router's first; those beyond are never chosen. None for this router's.
+
+        Raises:
+          ValueError: for models in another order.
+        """
+        names = self.models if models is None else tuple(models)
+        if names[: len(self.models)] != self.models:
+            raise ValueError(f"models: expected {', '.join(self.models)} first, got {', '.join(names)}")
+        policy = build_method(self.method, self.config).policy
+        params = self.params
+        if self.is_amended:
+            policy = amended(policy)
+            params = {"policy": params, "forecast": self._forecasts, "price": jnp.array(self.prices)}
+        return pooled(policy, np.array([name in self.pool for name in names])), params
 
     @property
     def _forecasts(self) -> Forecast:
@@ -475,31 +496,33 @@ class Router:
           folder: gets manifest.json and params.
           files: name -> text, of further files in it.
         """
-        packages = ("jrouter", "jax", "flax", "orbax-checkpoint")
         trees = {"policy": self.params, "forecasts": self.forecasts, "reference": self.reference}
         checkpoint.save(
-            folder,
-            {name: tree for name, tree in trees.items() if tree is not None},
-            {
-                "version": self.version,
-                "method": self.method,
-                "config": self.config,
-                "models": list(self.models),
-                "embedding_dim": self.dim,
-                "embedding": self.embedding,
-                "encoder": None if self.encoder_spec is None else self.encoder_spec.to_dict(),
-                "lambdas": list(self.lambdas),
-                "cost_unit": self.cost_unit,
-                "price": list(self.prices),
-                "pool": list(self.pool),
-                "known": self.known or len(self.models),
-                "explanation": self.explain().splitlines(),
-                "assessment": [one._asdict() for one in self.assessment],
-                "versions": {name: importlib.metadata.version(name) for name in packages},
-                **self.record,
-            },
-            files=files,
+            folder, {name: tree for name, tree in trees.items() if tree is not None}, self.manifest, files=files
         )
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What is saved of the router beside its params: JSON values."""
+        packages = ("jrouter", "jax", "flax", "orbax-checkpoint")
+        return {
+            "version": self.version,
+            "method": self.method,
+            "config": self.config,
+            "models": list(self.models),
+            "embedding_dim": self.dim,
+            "embedding": self.embedding,
+            "encoder": None if self.encoder_spec is None else self.encoder_spec.to_dict(),
+            "lambdas": list(self.lambdas),
+            "cost_unit": self.cost_unit,
+            "price": list(self.prices),
+            "pool": list(self.pool),
+            "known": self.known or len(self.models),
+            "explanation": self.explain().splitlines(),
+            "assessment": [one._asdict() for one in self.assessment],
+            "versions": {name: importlib.metadata.version(name) for name in packages},
+            **self.record,
+        }
 
     @classmethod
     def load(

@@ -43,12 +43,17 @@ def plain(value: Any) -> Any:
     return value
 
 
-def replace_whole(path: Path, write) -> None:
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Writes bytes as `replace_whole` writes text."""
+    replace_whole(path, lambda file: file.write(content), binary=True)
+
+
+def replace_whole(path: Path, write, *, binary: bool = False) -> None:
     """Writes beside `path`, then renames: a run that dies leaves the old file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", newline="") as file:
+        with os.fdopen(handle, "wb") if binary else os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
             write(file)
         os.chmod(name, 0o644)
         os.replace(name, path)
