@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ REPORT = "_report.json"
 """What was read, beside the parts; and the sign that a folder was written here and may be replaced."""
 PART = re.compile(r"part_\d{5}\.parquet")
 
+TEXT = pa.large_string()
 TYPES = {name: pa.float64() for name in ("score", "cost", "propensity", "timestamp", "keep_probability")} | {
-    "allowed_models": pa.large_list(pa.large_string())
+    "allowed_models": pa.large_list(TEXT)
 }
 
 
@@ -56,12 +57,14 @@ class Fingerprint:
                 self._add(name, chunk)
 
     def _add(self, path: str, column: pa.Array) -> None:
+        if not len(column):
+            return
         self.digests[f"{path} there"].update(~nulls(column))
         if is_text(column.type):
             column = column.cast(pa.large_string()).fill_null("")
             offsets = np.frombuffer(column.buffers()[1], np.int64)[column.offset : column.offset + len(column) + 1]
             self.digests[f"{path} lengths"].update(np.diff(offsets))
-            if len(column) and offsets[-1] > offsets[0]:
+            if offsets[-1] > offsets[0]:
                 self.digests[path].update(memoryview(column.buffers()[2])[offsets[0] : offsets[-1]])
         elif is_list(column.type):
             lengths = pc.call_function("list_value_length", [column]).fill_null(0)
@@ -112,10 +115,17 @@ class PartWriter:
         if self._rows_waiting >= ROWS:
             self._flush(self._rows_waiting % ROWS)
 
-    def close(self) -> None:
-        """Writes what waits."""
-        self._flush(0)
-        self._close_part()
+    def __enter__(self) -> "PartWriter":
+        return self
+
+    def __exit__(self, kind: Any, problem: Any, trace: Any) -> None:
+        """Writes what waits; after an error, only lets go of the file."""
+        if kind is None:
+            self._flush(0)
+            self._close_part()
+        elif self._writer is not None:
+            with suppress(OSError):
+                self._writer.close()
 
     def _flush(self, keep: int) -> None:
         """Writes the rows that wait but for the last `keep`."""
@@ -125,12 +135,13 @@ class PartWriter:
         ready = rows.slice(0, rows.num_rows - keep)
         for start in range(0, ready.num_rows, ROWS):
             group = ready.slice(start, ROWS)
-            if self._writer is None:
-                path = self.folder / f"part_{self.parts:05d}.parquet"
-                words: Any = _worded(group.schema)
-                self._writer = pq.ParquetWriter(path, group.schema, use_dictionary=words)
-                self.parts += 1
-            self._writer.write_table(group, row_group_size=ROWS)
+            with _writing():
+                if self._writer is None:
+                    path = self.folder / f"part_{self.parts:05d}.parquet"
+                    words: Any = _worded(group.schema)
+                    self._writer = pq.ParquetWriter(path, group.schema, use_dictionary=words)
+                    self.parts += 1
+                self._writer.write_table(group, row_group_size=ROWS)
             self.fingerprint.update(group)
             self._rows_in_part += group.num_rows
             if self._rows_in_part >= PART_ROWS:
@@ -139,9 +150,22 @@ class PartWriter:
         self._rows_waiting = keep
 
     def _close_part(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        self._writer, self._rows_in_part = None, 0
+        writer, self._writer, self._rows_in_part = self._writer, None, 0
+        if writer is not None:
+            with _writing():
+                writer.close()
+
+
+class WriteError(OSError):
+    """The clean log could not be written."""
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        raise WriteError(problem.errno, problem.strerror or str(problem)) from None
 
 
 def _worded(schema: pa.Schema) -> list[str]:
@@ -157,9 +181,6 @@ def _with_columns(rows: pa.Table, names: Sequence[str]) -> pa.Table:
         for name in names
     }
     return pa.table(columns)
-
-
-TEXT = pa.large_string()
 
 
 def read_parts(folder: Path, *, drop: bool = False) -> Iterator[pa.Table]:
@@ -189,23 +210,28 @@ def folder_replaced(folder: Path) -> Iterator[Path]:
         raise cannot_write(folder, problem) from None
     try:
         yield partial
-        partial.chmod(0o755)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
-            folder.rename(old / folder.name)
-            try:
-                partial.rename(folder)
-            except BaseException:
-                (old / folder.name).rename(folder)
-                old.rmdir()
-                raise
-            shutil.rmtree(old)
-        else:
-            partial.rename(folder)
-    except OSError as problem:
+        with _writing():
+            _take_place(partial, folder)
+    except WriteError as problem:
         raise cannot_write(folder, problem) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _take_place(partial: Path, folder: Path) -> None:
+    partial.chmod(0o755)
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
+    folder.rename(old / folder.name)
+    try:
+        partial.rename(folder)
+    except BaseException:
+        (old / folder.name).rename(folder)
+        old.rmdir()
+        raise
+    shutil.rmtree(old)
 
 
 def check_target(folder: Path) -> None:
@@ -228,4 +254,5 @@ def cannot_write(folder: Path, problem: OSError) -> DataError:
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     """Writes what was read beside the parts."""
-    (folder / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with _writing():
+        (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -1,13 +1,16 @@
 """Scores that live apart from the log (thumbs, a judge, unit tests): found by the id they share with it."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from jrouter.io.adapted_rows import adapt, find_adapter
 from jrouter.io.columns import LARGEST, describe, listed
 from jrouter.io.contract import Contract
-from jrouter.io.locations import find_files
+from jrouter.io.locations import DataFile, find_files
 from jrouter.io.raw_columns import Read, numbers, texts
 from jrouter.io.record_stream import SUFFIXES, read_batches
 from jrouter.io.seen_rows import text_keys
@@ -51,6 +54,7 @@ class Scores:
 def read_scores(path: str, contract: Contract) -> Scores:
     """Reads a file of scores: the contract's `on` and `score`, under our names or the log's.
 
+    Where the contract's adapter reads score objects of its gateway, a file without such columns is read as those.
     Of several scores of one id the last counts. An empty score is none. Ids are compared as text: 12, 12.0 and
     '12' are the same.
 
@@ -61,33 +65,16 @@ def read_scores(path: str, contract: Contract) -> Scores:
     Raises:
       DataError: a file that cannot be read, without these columns, or without any score.
     """
-    keys, values, unusable = [], [], 0
+    adapter = None if contract.adapter is None else find_adapter(contract.adapter)
     files, _ = find_files(path, SUFFIXES)
-
-    def column(ours: str, names: list[str], place: str) -> str:
-        for name in (contract.theirs(ours), ours):
-            if name in names:
-                return name
-        wanted = " or ".join(f"'{name}'" for name in dict.fromkeys((contract.theirs(ours), ours)))
-        raise describe(place, f"has no column {wanted}, by which scores are joined; it has {listed(names)}")
-
-    for file in files:
-
-        def pick(names: list[str], place: str = file.place) -> list[str]:
-            return [column(contract.on, names, place), column("score", names, place)]
-
-        for batch in read_batches(file, pick):
-            unusable += len(batch.broken)
-            if not len(batch.rows):
-                continue
-            ids_name, score_name = pick(batch.names)
-            ids, score = texts(batch.columns[ids_name]), numbers(batch.columns[score_name])
-            with np.errstate(invalid="ignore"):
-                good = ~(ids.missing | ids.wrong | score.wrong) & (np.abs(score.values) <= LARGEST)
-            unusable += int((~good & ~score.missing).sum())
-            good &= ~score.missing
-            keys.append(text_keys(ids.values.filter(pa.array(good))))
-            values.append(score.values[good])
+    keys, values, unusable = [], [], 0
+    for ids, score, lost in _pairs(files, contract, getattr(adapter, "scores", None)):
+        with np.errstate(invalid="ignore"):
+            good = ~(ids.missing | ids.wrong | score.wrong) & (np.abs(score.values) <= LARGEST)
+        unusable += lost + int((~good & ~score.missing).sum())
+        good &= ~score.missing
+        keys.append(text_keys(ids.values.filter(pa.array(good))))
+        values.append(score.values[good])
     key = np.concatenate([*keys, np.zeros(0, np.int64)])
     value = np.concatenate([*values, np.zeros(0)])
     if not len(key):
@@ -97,3 +84,48 @@ def read_scores(path: str, contract: Contract) -> Scores:
     last = np.append(key[1:] != key[:-1], True)
     key, value = key[last], value[last]
     return Scores(files[0].name, key, value, np.zeros(len(key), bool), len(last) - len(key), unusable)
+
+
+def _pairs(files: Sequence[DataFile], contract: Contract, read: Any) -> Iterator[tuple[Read, Read, int]]:
+    """Ids and scores, some at a time, and how many rows between them are neither.
+
+    Args:
+      files: of scores.
+      contract: names their columns.
+      read: a gateway's score object -> rows, as `Adapter.scores`, for files without such columns; or None.
+    """
+    names = (contract.on, "score")
+
+    def row(record: Mapping[str, Any]) -> Any:
+        found = {ours: record[name] for ours in names for name in _names(ours, contract)[::-1] if name in record}
+        return [found] if len(found) == len(names) else read(record)
+
+    for file in files:
+
+        def pick(there: list[str], place: str = file.place) -> list[str]:
+            return [_column(ours, there, contract, place) for ours in names]
+
+        for batch in read_batches(file, pick if read is None else None):
+            if read is None:
+                theirs = pick(batch.names) if len(batch.rows) else []
+                columns = {ours: batch.columns[name] for ours, name in zip(names, theirs, strict=False)}
+                rows, broken = len(batch.rows), len(batch.broken)
+            else:
+                found = adapt(batch, row, {})
+                columns, rows, broken = found.columns, len(found.rows), len(found.broken)
+            ids, score = (columns.get(name, pa.nulls(rows)) for name in names)
+            yield texts(ids), numbers(score), broken
+
+
+def _names(ours: str, contract: Contract) -> list[str]:
+    """What one of our columns may be called in a file of scores."""
+    return list(dict.fromkeys((contract.theirs(ours), ours)))
+
+
+def _column(ours: str, names: Sequence[str], contract: Contract, place: str) -> str:
+    """The file's name of one of our columns: ours, or the log's."""
+    wanted = _names(ours, contract)
+    for name in wanted:
+        if name in names:
+            return name
+    raise describe(place, f"has no column {listed(wanted)}, by which scores are joined; it has {listed(names)}")

@@ -11,8 +11,6 @@ from jrouter.io.columns import listed
 from jrouter.io.row_checks import OPTIONAL
 
 FEW_ROWS = 20
-FEW_SCORED = 0.5
-"""A share of scored rows below this is worth a warning."""
 OFF = 0.2
 """How far an average of 1 may be off, beside four standard errors."""
 
@@ -131,12 +129,12 @@ def _of_models(facts: LogFacts, models: Sequence[str] | None) -> list[str]:
     once = sorted(name for name, rows in facts.models.items() if rows == 1)
     few = sorted(name for name, rows in facts.models.items() if 1 < rows < FEW_ROWS)
     if once:
-        told.append(f"models that answered once: {_some(once)}; nothing can be learned about them, check their names")
+        told.append(f"models that answered once: {some(once)}; nothing can be learned about them, check their names")
     if few:
-        told.append(f"models that answered fewer than {FEW_ROWS} times: {_some(few)}; little can be learned about them")
-    never = sorted((set(facts.allowed) | set(models or ())) - set(facts.models))
+        told.append(f"models that answered fewer than {FEW_ROWS} times: {some(few)}; little can be learned about them")
+    never = sorted(set(models or ()) - set(facts.models))
     if never:
-        told.append(f"models that never answered: {_some(never)}; nothing can be learned about them")
+        told.append(f"models that never answered: {some(never)}; nothing can be learned about them")
     if facts.backwards:
         told.append(f"timestamps run backwards at {share(facts.backwards, facts.rows)} rows; rows keep their order")
     return told
@@ -149,10 +147,10 @@ def _of_scores(facts: LogFacts) -> list[str]:
     if facts.outside:
         rows = share(facts.outside, facts.scored)
         told.append(f"scores outside [0, 1] in {rows} rows, from {facts.lowest:g} to {facts.highest:g}; is that right?")
-    if facts.scored < FEW_SCORED * facts.rows:
+    if facts.scored < facts.rows:
         told.append(
-            f"only {share(facts.scored, facts.rows)} rows are scored; those must not have been chosen by how good "
-            "the answer was"
+            f"only {share(facts.scored, facts.rows)} rows are scored: fine where these were chosen by the query "
+            "and the model, and not by how good the answer was"
         )
     return told
 
@@ -196,7 +194,8 @@ def _of_weights(facts: LogFacts) -> list[str]:
     ]
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Returns the first five names, and how many more there are."""
     return listed(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 

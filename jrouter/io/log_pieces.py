@@ -155,7 +155,8 @@ def _require(
         return describe(file, f"is missing; {how}; {there}", column=contract.theirs(name))
 
     for ours, theirs in contract.columns.items():
-        if ours not in original and not sparse and not (by_text and ours.startswith("embedding")):
+        elsewhere = (ours == "score" and contract.scores is not None) or (by_text and ours.startswith("embedding"))
+        if ours not in original and not sparse and not elsewhere:
             if theirs not in names:
                 raise describe(file, f"has no column '{theirs}' to read '{ours}' from; {there}", column=theirs)
     mapped = "add it, or name the column that holds it in `columns` (or the adapter of the gateway in `adapter`)"

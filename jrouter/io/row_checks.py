@@ -14,7 +14,8 @@ from jrouter.io.contract import KEPT, TOKENS
 from jrouter.io.join_scores import Scores
 from jrouter.io.logs import SMALLEST
 from jrouter.io.prices import Price
-from jrouter.io.raw_columns import Read, names, nulls, numbers, queries, seconds, texts, vectors
+from jrouter.io.raw_columns import Read, nulls, numbers, queries, seconds, texts
+from jrouter.io.raw_lists import names, vectors, without_names
 from jrouter.io.texts_of_queries import text_of
 
 NOT_UTF8 = "text is not UTF-8"
@@ -206,14 +207,9 @@ def _judge_allowed(verdicts: Verdicts, raw: pa.Array, model: pa.Array, rules: Ru
     answered = np.zeros(len(raw), bool)
     answered[row[same.to_numpy(zero_copy_only=False)]] = True
     verdicts.reject(~read.missing & ~answered, "the model that answered is not in its allowed_models", raw)
-    outside = 0
-    if rules.models is not None and len(values):
-        inside = ~places(pa.chunked_array([values]), rules.models).is_null().to_numpy()
-        outside = int((~inside).sum())
-        values, row = values.filter(pa.array(inside)), row[inside]
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(raw)))]).astype(np.int64)
     mask = pa.array(read.missing | read.wrong) if len(raw) else None
-    return pa.LargeListArray.from_arrays(pa.array(offsets), values, mask=mask), outside
+    lists = pa.LargeListArray.from_arrays(read.values.offsets, read.values.values, mask=mask)
+    return (lists, 0) if rules.models is None else without_names(lists, keep=rules.models)
 
 
 def _judge_embedding(verdicts: Verdicts, raw: pa.Array, width: int | None) -> pa.Array:
