@@ -104,7 +104,8 @@ class Router:
     @functools.cached_property
     def version(self) -> str:
         """12 hexadecimal digits, of all that decides: equal for equal routers, wherever they are saved."""
-        said = [self.method, self.config, self.models, self.prices, self.pool, self.known, self.lambdas, self.cost_unit]
+        known = self.known or len(self.models)
+        said = [self.method, self.config, self.models, self.prices, self.pool, known, self.lambdas, self.cost_unit]
         said.append(None if self.encoder_spec is None else self.encoder_spec.identity())
         digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=list).encode())
         for leaf in jax.tree.leaves((self.params, self.forecasts)):
