@@ -18,6 +18,7 @@ from jrouter.app.page import (
     page,
     section,
     table,
+    with_code,
 )
 from jrouter.app.parts import (
     WORDS,
@@ -43,13 +44,16 @@ _MEANING = {
         "What this router is worth could be estimated from its log, as far as a log can tell.",
         [
             ("Choose a lambda for a budget or a quality: ", "jrouter calibrate DIR LOG --budget 0.002"),
-            ("Serve it, and log each decision's probability: ", "jrouter route DIR --lambda 300 --explore 0.05"),
+            ("Serve it, and log each decision's probability: ", "jrouter route DIR --lambda LAMBDA --explore 0.05"),
         ],
     ),
     "caution": (
         "What this router is worth is not well known. Read the reasons before it takes traffic.",
         [
-            ("Let it serve a small share of the traffic, exploring: ", "jrouter route DIR --lambda 300 --explore 0.1"),
+            (
+                "Let it serve a small share of the traffic, exploring: ",
+                "jrouter route DIR --lambda LAMBDA --explore 0.1",
+            ),
             ("Then value it on what that logged: ", "jrouter evaluate DIR NEW_LOG"),
         ],
     ),
@@ -129,11 +133,12 @@ def _verdict(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
 def _glance(manifest: Mapping[str, Any]) -> Markup:
     data, lambdas, encoder = part(manifest, "data"), manifest.get("lambdas") or [], part(manifest, "encoder")
     unit, models, pool = manifest.get("cost_unit", "USD"), manifest.get("models") or [], manifest.get("pool")
+    pool = pool if pool and len(pool) < len(models) else None
     reads = "texts and embeddings" if encoder else "embeddings only"
     width = f"of width {count(manifest.get('embedding_dim'))}"
     return facts(
         [
-            ("Models", f"{len(pool)} of {len(models)}" if pool else f"{len(models)}", "in use" if pool else None),
+            ("Models", f"{len(pool)} of {len(models)}" if pool else len(models), "in use" if pool else None),
             (
                 "Lambda",
                 f"{number(lambdas[0])} to {number(lambdas[-1])}" if lambdas else UNKNOWN,
@@ -142,17 +147,27 @@ def _glance(manifest: Mapping[str, Any]) -> Markup:
             ("Trained on", f"{count(data['rows'])} rows" if data.get("rows") else "not known", file_names(data)),
             ("Traffic", *times(data.get("time"))),
             ("Reads", reads, encoder.get("name") or manifest.get("embedding"), width),
-            ("Prices of", str(manifest.get("price_date") or "the log")[:10]),
+            ("Prices", str(manifest.get("price_date") or "as logged")[:10]),
             ("Method", manifest.get("method") or UNKNOWN, f"seed {manifest.get('seed', 'not known')}"),
         ]
     )
 
 
-def _choices(manifest: Mapping[str, Any]) -> list[Markup]:
+def _shares(manifest: Mapping[str, Any]) -> np.ndarray | None:
+    """What it chose on its training log, [L, T], 0 of models that were added since; None where it is not known."""
     lambdas, models, given = (manifest.get(name) or [] for name in ("lambdas", "models", "mix"))
-    if not given:
+    widths = {len(row) for row in given}
+    if len(given) != len(lambdas) or len(widths) != 1 or max(widths) > len(models):
+        return None
+    shares = np.array(given, float)
+    return np.pad(shares, ((0, 0), (0, len(models) - shares.shape[1])))
+
+
+def _choices(manifest: Mapping[str, Any]) -> list[Markup]:
+    shares = _shares(manifest)
+    if shares is None:
         return _missing("What it chooses on its training log")
-    shares, unit = np.array(given, float), manifest.get("cost_unit", "USD")
+    lambdas, models, unit = manifest["lambdas"], manifest["models"], manifest.get("cost_unit", "USD")
     drawn, names = grouped(shares, models)
     svg = inline_svg(
         partial(mix, lambdas=lambdas, shares=drawn, unit=unit),
@@ -160,16 +175,18 @@ def _choices(manifest: Mapping[str, Any]) -> list[Markup]:
         name="mix",
         size=(4.8, 3.0),
     )
-    never = [name for name, most in zip(models, shares.max(axis=0), strict=True) if most == 0]
+    changed = " It was changed since (see History): these are from before." if manifest.get("history") else ""
     rows = [[name, *(percent(share, 0) for share in shares[:, place])] for place, name in enumerate(models)]
+    known = int(manifest.get("known") or len(models))
+    never = [str(name) for name, most in zip(models[:known], shares.max(axis=0), strict=False) if most == 0]
     content = [
         element("p", "A low lambda asks for the best score, a high one for the lowest cost. These are its choices on "
-                     "the queries of its training log."),
+                     f"queries of its training log.{changed}"),
         figure(svg, "Share of queries by model", "From left to right cost weighs more.", key(names)),
         table(["model", *(number(lam) for lam in lambdas)], rows, caption="Share of queries, at each lambda."),
     ]  # fmt: skip
     if never:
-        said = f"Never chosen at these lambdas: {', '.join(str(name) for name in never)}. "
+        said = f"Never chosen at these lambdas: {', '.join(never)}. "
         content.append(element("p", said, element("code", "jrouter pool DIR"), " can prune them."))
     return content
 
@@ -218,7 +235,7 @@ def _gained(manifest: Mapping[str, Any]) -> str:
     best = [row for row in rows if row["gain_over_best"] > 1.96 * row["gain_over_best_error"]]
     return (
         f"Its gain over what the log did is above 0, by its 95% interval, at {len(sure)} of {len(rows)} lambdas; its "
-        f"gain over the best single model at {len(best)}."
+        f"gain over the best single model at {len(best) or 'none'} of them."
         if rows
         else ""
     )
@@ -232,33 +249,45 @@ def _models(manifest: Mapping[str, Any]) -> list[Markup]:
     models, unit = manifest.get("models") or [], manifest.get("cost_unit", "USD")
     if not models:
         return _missing("The list of models")
-    forecast, shares = part(manifest, "forecast"), manifest.get("mix")
-    score, cost = forecast.get("score") or [None] * len(models), forecast.get("cost") or [None] * len(models)
-    price, pool = manifest.get("price") or [None] * len(models), manifest.get("pool")
-    content = []
+    logged = {one.get("name"): one for one in part(manifest, "data").get("models") or []}
+    forecast, pool, shares = part(manifest, "forecast"), manifest.get("pool"), _shares(manifest)
+    known = int(manifest.get("known") or len(models))
     if forecast:
-        compared = partial(models_compared, names=models, score=score, error=None, cost=cost, unit=unit)
-        svg = inline_svg(compared, "Forecast score and cost of each model; the table has the numbers.", name="models",
-                         columns=2, size=(4.8, height_of(len(models))))  # fmt: skip
-        about = "Mean forecasts for the queries of the training log, had each model answered all of them."
-        content.append(element("div", figure(svg, "Forecast score and cost", about), class_="figures"))
+        score, cost = (_padded(forecast.get(name), len(models)) for name in ("score", "cost"))
+        about = "Mean forecasts for queries of the training log, had each model answered all of them."
     else:
-        content += _missing("A forecast of scores and costs")
+        score, cost = ([logged.get(name, {}).get(f"mean_{what}") for name in models] for what in ("score", "cost"))
+        about = "Means over the queries that each model was given in the log: not the same queries for all."
+    content = []
+    if any(value is not None for value in score):
+        compared = partial(models_compared, names=models, score=score, error=None, cost=cost, unit=unit)
+        svg = inline_svg(compared, "Score and cost of each model; the table has the numbers.", name="models",
+                         columns=2, size=(4.8, height_of(len(models))))  # fmt: skip
+        content.append(element("div", figure(svg, "Score and cost", about), class_="figures"))
+    else:
+        content += _missing("The score and cost of each model")
+    price = _padded(manifest.get("price"), len(models))
     rows = [
         [
             name,
             "yes" if pool is None or name in pool else "no",
+            count(logged.get(name, {}).get("rows")) if place < known else "added since",
             fixed(score[place], 3),
             number(per_thousand(cost[place])),
             f"× {number(price[place])}" if price[place] is not None else UNKNOWN,
-            percent(max(at[place] for at in shares), 0) if shares else UNKNOWN,
+            UNKNOWN if shares is None or place >= known else percent(shares[:, place].max(), 0),
         ]
         for place, name in enumerate(models)
     ]
-    header = ["model", "in use", "forecast score", f"{unit} per 1,000", "price factor", "chosen at most"]
-    dated = manifest.get("price_date")
-    caption = "Forecasts; the price factor is on the log's costs" + (f", by prices of {dated}." if dated else ".")
+    header = ["model", "in use", "rows", "score", f"{unit} per 1,000", "price factor", "chosen at most"]
+    dated = f", by prices of {moment(manifest['price_date'])}" if manifest.get("price_date") else ""
+    caption = f"Costs are the log's; the price factor is on them{dated}. Chosen at most: at any lambda, in training."
     return [*content, table(header, rows, caption=caption, words=["in use"])]
+
+
+def _padded(values: Any, size: int) -> list[Any]:
+    """As many values as there are models, None of those that are not known."""
+    return [*(values or []), *([None] * size)][:size]
 
 
 def _data(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> list[Markup]:
@@ -270,7 +299,7 @@ def _data(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> list[Markup
                 element("p", "The diagnosis given is of another log than this router was trained on: it is left out."),
                 *files_table(data.get("files"), data["fingerprint"]),
             ]
-        said = [element("p", sentence(kind))] if kind else []
+        said = [element("p", with_code(sentence(kind)))] if kind else []
         return [*said, *source_section(report)]
     if not data:
         return _missing("What it was trained on")
@@ -302,6 +331,6 @@ def _method(manifest: Mapping[str, Any]) -> list[Markup]:
 def _history(manifest: Mapping[str, Any]) -> list[Markup]:
     history: Sequence[Mapping[str, Any]] = manifest.get("history") or []
     if not history:
-        return _missing("A history")
+        return [element("p", "Nothing was done to it since it was made, as far as its manifest says.")]
     rows = [[moment(one.get("created")), one.get("what"), one.get("effect") or UNKNOWN] for one in history]
     return [table(["when", "what", "effect"], rows, caption="What was done to it.", words=["what"], long="effect")]

@@ -14,11 +14,11 @@ from jrouter.app.page import (
     element,
     facts,
     figure,
-    join,
     level,
     page,
     section,
     table,
+    with_code,
 )
 from jrouter.app.parts import (
     WORDS,
@@ -28,6 +28,7 @@ from jrouter.app.parts import (
     part,
     per_thousand,
     reasons_by_lambda,
+    reasons_told,
     sentence,
     source_section,
     times,
@@ -110,7 +111,7 @@ def _glance(report: Mapping[str, Any]) -> Markup:
     return facts(
         [
             ("Rows kept", count(source.get("rows_kept", log.get("rows"))), f"of {count(source.get('rows_read'))} read"),
-            ("Queries", count(log.get("queries")), "different ones"),
+            ("Queries", count(log.get("queries"))),
             ("Models", count(log.get("models"))),
             ("Scored", percent(log.get("scored_share")), f"mean score {number(log.get('mean_score'))}"),
             ("Mean cost", f"{number(per_thousand(log.get('mean_cost')))} {unit}", "per 1,000 queries"),
@@ -230,15 +231,11 @@ def _models(report: Mapping[str, Any]) -> list[Markup]:
         ]
         for model in models
     ]
-    reasons = [
-        join([element("strong", model["name"]), ": ", reason])
-        for model in models
-        for reason in model.get("reasons") or []
-    ]
+    reasons = [(str(model["name"]), reason) for model in models for reason in model.get("reasons") or []]
     return [
         element("div", *drawn, class_="figures"),
         table(header, cells, caption="Each model as if it were to answer every query.", words=["verdict"]),
-        *([element("h3", "Reasons"), bullets(reasons)] if reasons else []),
+        reasons_told(reasons),
     ]
 
 
@@ -285,7 +282,7 @@ def _overlap(report: Mapping[str, Any]) -> list[Markup]:
 
 def _propensity(report: Mapping[str, Any]) -> list[Markup]:
     given, found = part(report, "propensity"), part(report, "diagnosis")
-    said = [element("p", sentence(given.get("statement") or "Not in this report"))]
+    said = [element("p", with_code(sentence(given.get("statement") or "Not in this report")))]
     calibration = found.get("propensity_calibration")
     if calibration is None:
         return said

@@ -50,6 +50,20 @@ def text(value: Any) -> Markup:
     return value if isinstance(value, Markup) else Markup(html.escape(plain_text(value)))
 
 
+def with_code(words: Any) -> Markup:
+    """Words as HTML, what stands between backticks as code.
+
+    >>> with_code("`a<b` holds"), with_code("one ` only")
+    ('<code>a&lt;b</code> holds', 'one ` only')
+    """
+    if isinstance(words, Markup):
+        return words
+    parts = str(words).split("`")
+    if len(parts) % 2 == 0:
+        return text(words)
+    return join(element("code", one) if place % 2 else one for place, one in enumerate(parts))
+
+
 def element(name: str, /, *content: Any, **attributes: Any) -> Markup:
     """One element; content and values of attributes are escaped.
 
@@ -93,8 +107,8 @@ def level(value: Any) -> Markup:
 
 
 def bullets(items: Iterable[Any]) -> Markup:
-    """A list; nothing of none."""
-    items = [element("li", item) for item in items]
+    """A list, each item as of `with_code`; nothing of none."""
+    items = [element("li", with_code(item)) for item in items]
     return element("ul", *items) if items else Markup()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jrouter.app.numbers import count, fixed, number
-from jrouter.app.page import Markup, bullets, element, join, level, table
+from jrouter.app.page import Markup, bullets, element, join, level, table, with_code
 
 WORDS = {
     "score": "How good an answer was, as the log says: a judge's mark, a thumb, a passed test. Higher is better.",
@@ -63,7 +63,11 @@ def verdict_box(verdict: Any, meaning: Mapping[str, tuple[str, Sequence[tuple[st
         heading = element("h2", "Verdict: ", level(given.get("level")))
         return element("div", heading, element("p", "None was given."), class_="verdict unknown")
     says, steps = meaning[name]
-    reasons = [sentence(reason) for reason in given.get("reasons") or []]
+    told = given.get("reasons") or []
+    reasons = [
+        sentence(told[first]) + (f" Likewise {len(others)} more, below." if others else "")
+        for first, *others in alike(told)
+    ]
     return element(
         "div",
         element("h2", "Verdict: ", level(name)),
@@ -101,20 +105,36 @@ def interval(value: Any, low: Any, high: Any) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def reasons_by_lambda(rows: Sequence[Mapping[str, Any]]) -> Markup:
-    """The reasons of all lambdas; those that differ in their numbers alone are told once, with the first one's."""
-    alike: dict[str, list[tuple[str, str]]] = {}
-    for row in rows:
-        for reason in row.get("reasons") or []:
-            kind = re.sub(r"[-+−]?[\d.,]+(e[-+]\d+)?", "#", str(reason))
-            alike.setdefault(kind, []).append((number(row["lam"], 4), str(reason)))
-    if not alike:
+def alike(reasons: Sequence[Any]) -> list[list[int]]:
+    """Places of reasons, those together that differ in their numbers alone.
+
+    >>> alike(["lambda 0: 5 rows", "no scores", "lambda 16, 90: 7 rows"])
+    [[0, 2], [1]]
+    """
+    found: dict[str, list[int]] = {}
+    for place, reason in enumerate(reasons):
+        kind = re.sub(r"[-+−]?[\d.,]*\d(e[-+]\d+)?", "#", str(reason))
+        found.setdefault(re.sub(r"#(, #)+", "#", kind), []).append(place)
+    return list(found.values())
+
+
+def reasons_told(told: Sequence[tuple[str, Any]]) -> Markup:
+    """Reasons (of whom, why); those that differ in their numbers alone are told once, with the first one's numbers."""
+    if not told:
         return Markup()
     items = []
-    for (lam, reason), *others in alike.values():
-        likewise = f" Likewise at {', '.join(other for other, _ in others)}." if others else ""
-        items.append(f"At lambda {lam}: {reason.rstrip('.')}.{likewise}")
+    for first, *others in alike([reason for _, reason in told]):
+        whose, reason = told[first]
+        likewise = f". Likewise: {', '.join(told[other][0] for other in others)}." if others else "."
+        items.append(join([element("strong", whose), ": ", with_code(str(reason).rstrip(".")), likewise]))
     return join([element("h3", "Reasons"), bullets(items)])
+
+
+def reasons_by_lambda(rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """The reasons of the verdicts at all lambdas."""
+    return reasons_told(
+        [(f"lambda {number(row['lam'], 4)}", reason) for row in rows for reason in row.get("reasons") or []]
+    )
 
 
 def source_section(report: Mapping[str, Any]) -> list[Markup]:

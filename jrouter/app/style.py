@@ -54,7 +54,9 @@ tbody th.name { min-width: 11rem; max-width: 22rem; overflow-wrap: anywhere; }
 td.long { min-width: 16rem; max-width: 34rem; overflow-wrap: anywhere; }
 .number { text-align: right; white-space: nowrap; }
 thead .number { white-space: normal; min-width: 4.5rem; }
-code, pre { font: .875rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-size: .9em;
+  overflow-wrap: anywhere; }
+pre code { font-size: 1em; }
 pre { background: var(--panel); padding: .75rem 1rem; overflow-x: auto; overflow-wrap: normal; max-width: 60rem; }
 @media print { :root { color-scheme: light; --page: #ffffff; --panel: #ffffff; --ink: #000000; --soft: #333333;
   --line: #999999; --ok: #00694c; --caution: #8a4b00; --refuse: #a83200; --link: #000000;
@@ -66,7 +68,7 @@ pre { background: var(--panel); padding: .75rem 1rem; overflow-x: auto; overflow
   pre { white-space: pre-wrap; }
   table { font-size: 7.5pt; }
   th, td { padding: .15rem .3rem; }
-  tbody th.name, td.long { min-width: 0; }
+  tbody th.name, td.long { min-width: 7rem; }
   .figures { grid-template-columns: 1fr 1fr; }
   tr, .verdict, .facts > div { break-inside: avoid; } h2, h3, caption { break-after: avoid; }
   .level, .key b, .verdict { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
