@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +120,13 @@ class PartWriter:
 
     def __exit__(self, kind: Any, problem: Any, trace: Any) -> None:
         """Writes what waits; after an error, only lets go of the file."""
-        if kind is None:
-            self._flush(0)
-            self._close_part()
-        elif self._writer is not None:
-            with suppress(OSError):
-                self._writer.close()
+        try:
+            if kind is None:
+                self._flush(0)
+                self._close_part()
+        finally:
+            if self._writer is not None:  # else it is closed as it is forgotten, which may fail again, and is printed
+                self._writer.is_open = False
 
     def _flush(self, keep: int) -> None:
         """Writes the rows that wait but for the last `keep`."""
@@ -152,8 +153,11 @@ class PartWriter:
     def _close_part(self) -> None:
         writer, self._writer, self._rows_in_part = self._writer, None, 0
         if writer is not None:
-            with _writing():
-                writer.close()
+            try:
+                with _writing():
+                    writer.close()
+            finally:
+                writer.is_open = False
 
 
 class WriteError(OSError):
@@ -201,7 +205,7 @@ def folder_replaced(folder: Path) -> Iterator[Path]:
     Raises:
       DataError: `folder` holds something that was not written here; the disk is full, or the place not to be written.
     """
-    folder = folder.absolute()
+    folder = folder.resolve()
     check_target(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -99,7 +99,7 @@ def nulls(column: pa.Array) -> np.ndarray:
 
 
 def texts(column: pa.Array) -> Read:
-    """Reads strings; numbers count as their digits (12.0 as '12'), so that ids are equal however they are stored.
+    """Reads strings; numbers count as their digits (12.0 as '12', NaN as none): ids are equal however they are stored.
 
     >>> texts(pa.array([12.0, None, 0.5])).values.to_pylist()
     ['12', None, '0.5']
@@ -121,7 +121,7 @@ def texts(column: pa.Array) -> Read:
         whole = np.isfinite(values) & (np.abs(values) < 2**53) & (values == np.floor(values))
         digits = pa.array(np.where(whole, values, 0).astype(np.int64)).cast(pa.large_string())
         given = pc.call_function("if_else", [pa.array(whole), digits, column.cast(pa.large_string())])
-        return Read(given, missing, ~missing & np.isnan(values))
+        return Read(given, missing | np.isnan(values), none)
     if is_number(kind) or pa.types.is_temporal(kind):
         return Read(column.cast(pa.large_string()), missing, none)
     return Read(pa.nulls(len(column), pa.large_string()), missing, ~missing)

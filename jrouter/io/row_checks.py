@@ -1,5 +1,6 @@
 """Which rows of a log can be used, and why the others cannot: one bad row never stops the rest."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -113,8 +114,8 @@ def judge(columns: Mapping[str, pa.Array], rows: int, rules: Rules, *, width: in
         verdicts.reject(read.wrong, wrong, raw[name])
         return read
 
-    ids = take("request_id", texts(raw["request_id"]), wrong=NOT_UTF8 + " or no id: request_id")
-    model = take("model", texts(raw["model"]), required=True, wrong="model is no text in UTF-8")
+    ids = take("request_id", texts(raw["request_id"]), wrong=NOT_UTF8 + ": request_id")
+    model = take("model", texts(raw["model"]), required=True, wrong="model is no name")
     _judge_names(verdicts, model, raw["model"], rules)
     query = take("query", queries(raw["query"]), required=needs_text, wrong=NOT_UTF8 + ": query")
 
@@ -142,7 +143,7 @@ def judge(columns: Mapping[str, pa.Array], rows: int, rules: Rules, *, width: in
     moments, milliseconds = seconds(raw["timestamp"])
     take("timestamp", moments, wrong="timestamp is neither ISO-8601 nor epoch seconds")
     clean["timestamp"] = pa.array(moments.values, mask=moments.missing)
-    group = take("group", texts(raw["group"]), wrong="group is no text in UTF-8")
+    group = take("group", texts(raw["group"]), wrong="group is no text")
     clean["allowed_models"], outside = _judge_allowed(verdicts, raw["allowed_models"], model.values, rules)
     clean |= {"request_id": ids.values, "model": model.values, "query": query.values, "group": group.values}
 
@@ -162,9 +163,19 @@ def _judge_names(verdicts: Verdicts, model: Read, raw: pa.Array, rules: Rules) -
     found = coded.dictionary.to_pylist()
     blank = np.array([not name.strip() for name in found] or [False])
     verdicts.reject(blank[index] & ~model.missing, "model is missing", raw)
+    nested = np.array([_is_nested(name) for name in found] or [False])
+    verdicts.reject(nested[index] & ~model.missing, "model is no name", raw)
     if rules.models is not None:
         known = np.array([name in rules.models for name in found] or [True])
         verdicts.reject(~known[index], "model is none of the contract's `models`", raw)
+
+
+def _is_nested(name: str) -> bool:
+    """Whether a name is a list or an object of JSON."""
+    try:
+        return name.lstrip()[:1] in ("[", "{") and isinstance(json.loads(name), list | dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _judge_cost(verdicts: Verdicts, raw: Mapping[str, pa.Array], model: Read, rules: Rules) -> pa.Array:
