@@ -1,9 +1,12 @@
 """Pages: what a log says is shown and never interpreted; nothing is loaded or run; old manifests and bad numbers."""
 
+import ast
 import copy
+import html
 import json
 import math
 import re
+import shlex
 import warnings
 from html.parser import HTMLParser
 from typing import Any
@@ -248,6 +251,24 @@ def test_names_queries_and_files_are_shown_and_never_markup(diagnosis, names):
         drawn = "".join(re.findall(r"<svg.*?</svg>", source, re.DOTALL))
         letters = "".join(ElementTree.fromstring(f"<a>{drawn}</a>").itertext())
         assert all(label(name).strip() in letters for name in names)
+
+
+def test_lines_to_copy_hold_names_as_what_they_are():
+    for first in range(0, len(HOSTILE), 2):
+        names = HOSTILE[first : first + 2]
+        manifest = manifest_of(names, HOSTILE[first])
+        for encoder in (manifest["encoder"], None):
+            source = router_card({"models": list(names), "embedding": HOSTILE[7], "encoder": encoder, "lambdas": [7.0]})
+            python, shell, *litellm = [
+                html.unescape(lines) for lines in re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", source, re.DOTALL)
+            ]
+            calls = [node for node in ast.walk(ast.parse(python)) if isinstance(node, ast.Call)]
+            given = [word.value for call in calls for word in call.keywords if word.arg == "allowed"]
+            assert [ast.literal_eval(one) for one in given] == [list(names)] and len(calls) == 5
+            words = shlex.split(shell, comments=True)
+            assert words[words.index("--allow") + 1] == plain_text(",".join(names))
+            assert words.count("jrouter") == 3 and words.count("<") == 2
+            assert len(litellm) == (encoder is not None) and all(ast.parse(lines) for lines in litellm)
 
 
 def test_without_a_policy_or_with_logged_propensities(diagnosis):

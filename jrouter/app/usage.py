@@ -28,13 +28,14 @@ def usage(manifest: Mapping[str, Any]) -> list[Markup]:
         f"jrouter route DIR --lambda {lam} --allow {some} --explore 0.05 < queries.jsonl\n"
         "jrouter evaluate DIR NEW_LOG   # its value on a log that it has not seen\n"
     )
+    served = f'"DIR", lam={lam}, fallback={(models or ["MODEL"])[0]!r}, explore=0.05'
     litellm = (
-        "import litellm\n"
-        "from jrouter.app.litellm_strategy import JRouterStrategy\n"
+        "from litellm import Router\n"
+        "from jrouter.app.litellm_strategy import install\n"
         "from jrouter.app.service import Service\n\n"
-        f'service = Service("DIR", lam={lam}, fallback={(models or ["MODEL"])[0]!r})\n'
-        "gateway = litellm.Router(model_list=[...])  # a model_name for each of this router's models\n"
-        "gateway.set_custom_routing_strategy(JRouterStrategy(service))\n"
+        'gateway = Router(model_list=[...])  # one model_name, "auto", with a deployment of each model\n'
+        f"install(gateway, Service({served}))\n"
+        'gateway.completion(model="auto", messages=[...])\n'
     )
     content = [
         element("p", "DIR is the folder of this router; lambda is the cost preference, here the middle one."),
