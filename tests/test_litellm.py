@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from test_service import MODELS, of_texts
 from jrouter.app.litellm_deployments import weighted
 from jrouter.app.litellm_strategy import MODEL, Strategy, _Drawn, install, is_installed
 from jrouter.app.service import Service
+from jrouter.compiled_decisions import Decision
 from jrouter.io.adapters import ADAPTERS, Dropped
 from jrouter.io.adapters.litellm import ALLOWED_MODELS, LAMBDA, PROPENSITY, ROUTER
 from jrouter.io.contract import Contract
@@ -101,7 +103,7 @@ def said(decision) -> dict[str, Any]:
     return dict(zip(KEYS, values, strict=True))
 
 
-def ask(gateway, text="prove it", model="auto", **more):
+def ask(gateway, text: Any = "prove it", model="auto", **more):
     messages = chat(text) if isinstance(text, str) else text
     return gateway.completion(model=model, messages=messages, **more)
 
@@ -149,10 +151,12 @@ def test_the_circle_closes(payloads, tmp_path):
     contract = Contract(adapter="litellm_payload", scores=str(tmp_path / "scores.csv"))
     encoder = of_texts().encoder
     read = ingest(tmp_path / "log.jsonl", tmp_path / "clean", contract, embed=encoder.encode, text=encoder.text)
-    assert read.report.rows_kept == 60 and read.report.propensity == "logged" and read.report.joined["matched"] == 60
+    assert read.report.rows_kept == 60 and read.report.propensity == "logged"
+    assert read.report.joined is not None and read.report.joined["matched"] == 60
     log = read_log(read.folder, models=list(MODELS), embedding="embedding")
     decisions = [decision for _, decision in service.decisions]
     assert [log.models[index] for index in log.model] == [decision.model for decision in decisions]
+    assert log.propensity is not None
     np.testing.assert_allclose(log.propensity, [decision.propensity for decision in decisions], rtol=1e-6)
     np.testing.assert_array_equal(log.score, [number % 2 for number in range(60)])
     np.testing.assert_allclose(log.x, encoder.encode([chat(f"question {number}") for number in range(60)]), atol=1e-6)
@@ -186,16 +190,15 @@ def test_what_cannot_be_read_is_answered_by_the_fallback_model(payloads, message
 
 
 def test_a_router_that_reads_no_chats_is_given_the_last_turn_and_embeddings_come_from_a_function():
+    encoder = of_texts().encoder
+
     class Reads(Spy):
         def __init__(self, window):
             super().__init__()
-            spec = of_texts().encoder_spec
-            self.spec = None if window == "none" else type(spec)(**{**spec.to_dict(), "window": window})
+            self.spec = None if window == "none" else replace(encoder.spec, window=window)
 
         @property
         def router(self):
-            from dataclasses import replace
-
             return replace(of_texts(), encoder_spec=self.spec)
 
     for window, query, expected in (
@@ -383,6 +386,7 @@ litellm_settings:
 HOOK = """
 from jrouter.app.litellm_strategy import proxy_hook
 from jrouter.app.service import Service
+from jrouter.compiled_decisions import Decision
 
 hook = proxy_hook(Service({folder!r}, lam=10.0, fallback="small", explore=0.5, seed=0, warm=["short"]))
 """
@@ -393,15 +397,14 @@ def test_the_proxy_routes_by_the_hook_of_its_configuration(payloads, tmp_path, m
     proxy_server = pytest.importorskip(
         "litellm.proxy.proxy_server", reason="the proxy needs pip install 'litellm[proxy]'", exc_type=ImportError
     )
-    from fastapi.testclient import TestClient
-
+    testing = pytest.importorskip("fastapi.testclient", reason="the proxy's HTTP interface is asked by it")
     monkeypatch.chdir(tmp_path)
     of_texts().save(tmp_path / "router")
     (tmp_path / "config.yaml").write_text(CONFIG)
     (tmp_path / "route_by_jrouter.py").write_text(HOOK.format(folder=str(tmp_path / "router")))
     asyncio.run(proxy_server.initialize(config=str(tmp_path / "config.yaml")))
     litellm.callbacks.append(payloads)
-    client, answers = TestClient(proxy_server.app), []
+    client, answers = testing.TestClient(proxy_server.app), []
     for number in range(6):
         body = {"model": "auto", "messages": chat(f"question {number}"), "metadata": {"jrouter_lambda": number}}
         answers.append(client.post("/chat/completions", json=body))
@@ -411,8 +414,10 @@ def test_the_proxy_routes_by_the_hook_of_its_configuration(payloads, tmp_path, m
     for number, payload in enumerate(found):
         assert written(payload)[LAMBDA] == number and written(payload)[ALLOWED_MODELS] == ["large", "small"]
         assert written(payload)[PROPENSITY] in (0.25, 0.75) and written(payload)[MODEL] == payload["model_id"]
-        expected = of_texts().decide(f"question {number}", float(number), allowed=["large", "small"])
-        assert (written(payload)[PROPENSITY] == 0.75) == (written(payload)[MODEL] == expected.model)
+        best = of_texts().decide(f"question {number}", float(number), allowed=["large", "small"])
+        assert isinstance(best, Decision) and (written(payload)[PROPENSITY] == 0.75) == (
+            payload["model_id"] == best.model
+        )
     # A changed configuration drops the strategy; the next request has it again.
     proxy_server.llm_router.update_settings(routing_strategy="latency-based-routing")
     assert not is_installed(proxy_server.llm_router)

@@ -315,7 +315,8 @@ def test_a_folder_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch)
     assert len(loads) == 2
 
 
-def test_nothing_is_compiled_after_it_is_warm():
+def test_nothing_is_compiled_after_it_is_warm(monkeypatch):
+    monkeypatch.setattr(serving, "WARM_CHARACTERS", 300)  # the longest text below has 289
     warm = Service(of_texts(), lam=10.0, fallback="small", explore=0.1)
     texts = [" ".join(f"word{number}" for number in range(n)) for n in (0, 1, 2, 5, 9, 20, 40)]
     with compilations() as found:
@@ -330,8 +331,8 @@ def test_nothing_is_compiled_after_it_is_warm():
 
 def test_texts_of_all_widths_need_each_shape_once():
     encoder = of_texts().encoder
-    found = [encoder.prepare([text])[0].inputs.ids.shape for text in texts_of_all_widths(encoder, 1024)]
-    assert found == [(1, width) for width in widths(1024)]
+    found = [encoder.prepare([text])[0].inputs.ids.shape for text in texts_of_all_widths(encoder, 4096)]
+    assert found == [(1, width) for width in widths(2**16)[: len(found)]] and found[-1][1] > 4096
 
 
 def test_what_does_not_fit_is_refused_at_once():

@@ -20,8 +20,8 @@ from jrouter.router import Router
 FALLBACKS = ("lambda", "query", "error")
 """Why the fallback model answered: lambda was no number or out of the fitted range; the query could not be encoded, or
 its embedding had another width or was not finite; anything else (a device that fails)."""
-WARM_WIDTH = 1024
-"""Texts of up to so many tokens, or hashed n-grams, are compiled for; a longer one compiles when it first comes."""
+WARM_CHARACTERS = 2**13
+"""Texts of up to about so many characters are compiled for; a longer one may compile when it first comes."""
 ATTEMPTS = 3
 """Loads of a folder that is being replaced meanwhile."""
 
@@ -213,7 +213,7 @@ class Service:
             return
         examples: Iterable[Any] = self._warm if self._warm is not True else ()
         if self._warm is True and router.encoder_spec is not None:
-            examples = texts_of_all_widths(router.encoder, WARM_WIDTH)
+            examples = texts_of_all_widths(router.encoder, WARM_CHARACTERS)
         for query in examples:
             router.decide(query, self.lam)
 
@@ -270,25 +270,26 @@ class Service:
         return found
 
 
-def texts_of_all_widths(encoder: Encoder, widest: int) -> Iterator[str]:
-    """Texts that need, alone, each of the shapes that an encoder has for one text of up to `widest` tokens.
+def texts_of_all_widths(encoder: Encoder, longest: int) -> Iterator[str]:
+    """Texts that need, alone, each of the shapes that an encoder has for one text of up to `longest` characters.
 
     >>> from jrouter.encoders.load import load_encoder
-    >>> [len(text) for text in texts_of_all_widths(load_encoder(dim=8), 48)]
-    [1, 13, 19, 25]
+    >>> [len(text) for text in texts_of_all_widths(load_encoder(dim=8), 28)]
+    [1, 8, 11, 15, 22, 28]
     """
-    words = " ".join(f"w{number:x}" for number in range(2 * widest))
-    shapes, length = set(), 1
-    while length <= len(words):
-        text = words[:length]
-        (batch,) = encoder.prepare([text])
+    # More tokens to a character, and n-grams that repeat less, than a language has.
+    letters = np.random.default_rng(0).integers(ord("a"), ord("z") + 1, longest).astype(np.uint8)
+    letters[5::6] = ord(" ")
+    words = letters.tobytes().decode()
+    shapes, length, done = set(), 1, False
+    while not done:
+        done = length >= longest
+        (batch,) = encoder.prepare([words[:length]])
         shape = tuple(leaf.shape for leaf in jax.tree.leaves(batch.inputs))
-        if max(shape[0]) > widest:
-            return
         if shape not in shapes:
             shapes.add(shape)
-            yield text
-        length += max(1, length // 16)
+            yield words[:length]
+        length = min(length + max(1, length // 16), longest)
 
 
 def _number(lam: Any) -> float:
