@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from baselines import BASELINES
 from data import (
     DataOptions,
     Simulation,
@@ -39,6 +40,7 @@ from data import (
     sources,
 )
 from figures import score_against_cost, utility_over_lambda
+from learners import NAMED
 from tqdm import tqdm
 
 from jrouter.inference import paired_bootstrap, percentile_interval
@@ -65,7 +67,7 @@ class Options(DataOptions):
     """Which methods, beside what every experiment takes."""
 
     methods: str = "default"
-    """default (all but what rm_auto is made of), all, or comma-separated names."""
+    """default (all but what rm_auto is made of), all, or comma-separated names, of experiments/baselines too."""
     name: str = "compare_methods"
     """Of the result files."""
 
@@ -85,8 +87,9 @@ def chosen_methods(text: str) -> list[str]:
     Raises:
       ValueError: for an unknown name.
     """
-    known = [*LEARNED, *REFERENCES]
-    asked = {"all": known, "default": [name for name in known if name not in PARTS]}.get(
+    package = [*LEARNED, *REFERENCES]
+    known = [*LEARNED, *BASELINES, *REFERENCES]
+    asked = {"all": package, "default": [name for name in package if name not in PARTS]}.get(
         text, [name.strip() for name in text.split(",")]
     )
     for name in asked:
@@ -104,7 +107,7 @@ def compile_learner(name: str, source: Source, simulation: Simulation, *, fast: 
       simulation: stacked problems.
       fast: compile in half the time to slower code, which pays for small sizes.
     """
-    method = METHODS[name]()
+    method = NAMED[name]()
     at_once = 1 if jax.default_backend() == "cpu" else simulation.logging_test.shape[0]
 
     def fit_and_judge(keys, problems, test):
@@ -128,7 +131,7 @@ def run_learner(program: Any, name: str, source: Source, simulation: Simulation)
     start = time.perf_counter()
     outcomes, shares = jax.block_until_ready(program(*_operands(source, simulation)))
     seconds = (time.perf_counter() - start) / simulation.logging_test.shape[0]
-    full_feedback = METHODS[name]().full_feedback
+    full_feedback = NAMED[name]().full_feedback
     return Judged(jax.tree.map(np.asarray, outcomes), np.asarray(shares), seconds, full_feedback)
 
 
@@ -163,7 +166,7 @@ def run_setting(
     """
 
     def estimator(name: str) -> tuple:
-        method = METHODS[name]()
+        method = NAMED[name]()
         return method.fit.__qualname__, method.config
 
     first_with = {}

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from baselines import BASELINES
 from data import compiler_options
 from one_log import OneLog, estimate_nuisances, key_of
 
@@ -19,6 +20,9 @@ from jrouter.metrics import decide, utility
 from jrouter.nuisances.crossfit import NuisanceConfig
 from jrouter.policy import Method, Outcomes, Problem, evaluate, judge
 from jrouter.types import Array, BenchmarkTable
+
+NAMED = {**METHODS, **BASELINES}
+"""Every method that --methods may name."""
 
 
 class Setting(NamedTuple):
@@ -48,7 +52,7 @@ class Learners:
     """Methods by name, and their compiled programs, one per method and shape of the data.
 
     Attributes:
-      methods: name -> method, beside those of the package.
+      methods: name -> method, beside those of `NAMED`.
       fast: compile in half the time to slower code.
     """
 
@@ -73,7 +77,7 @@ class Learners:
         if name in ("logging_policy", "oracle"):
             operands = (setting.logging_test, setting.test, setting.problem.lambdas)
             return self.program(name, _judge_hindsight if name == "oracle" else _judge_choices, operands), operands
-        method = {**METHODS, **self.methods}[name]()
+        method = {**NAMED, **self.methods}[name]()
 
         def fit_and_judge(key, problem, test):
             return evaluate(method.policy, method.fit(key, problem), test, problem.lambdas)[0]
