@@ -165,7 +165,7 @@ def beside_logging(judged: Mapping[str, Judged], agreement: Mapping[str, np.ndar
 def labels_logged(simulation: Simulation) -> Array:
     """[S], share of a log's rows whose query is labelled with the model that was logged there."""
     logs = simulation.problems.log
-    return (jax.vmap(labels)(logs) == logs.model).mean(axis=1)
+    return (jax.jit(jax.vmap(labels))(logs) == logs.model).mean(axis=1)
 
 
 def run_setting(source: Source, policy: str, options: Options, progress: tqdm) -> tuple[dict[str, Any], list]:
