@@ -335,6 +335,7 @@ def test_what_is_wrong_with_the_whole(tmp_path):
     fails(
         lines(path, rows(cost=-1)), tmp_path, "no row that can be used", "60 because: cost is negative", "row 0", "-1"
     )
+    fails(lines(path, rows(cost=None)), tmp_path, "cost is missing", "`prices` turn tokens into costs")
     most = [row(i, cost=-1 if i % 3 else 1) for i in range(60)]
     fails(lines(path, most), tmp_path, "40 of 60", "cost is negative", "l.jsonl, row 1", "at most 50%", "max_rejected")
     assert ingest(path, tmp_path / "clean", max_rejected=0.7).report.rows_kept == 20

@@ -45,7 +45,8 @@ def ingest(
     The log is read once, at most 16,384 rows at a time. Memory beyond that does not grow with the log but for
     8 bytes a row, by which duplicates are found (24 for a moment, while they are merged), and 17 bytes for each
     score that is joined. The disk holds the clean log up to twice while it is written. An existing folder is
-    replaced once the new one is whole; where anything fails, or the process is killed, it stays as it was.
+    replaced once the new one is whole; where anything fails, or the process is killed, it stays as it was (a killed
+    process leaves its unfinished folder beside it, `.<name>.` and some letters, which may be deleted).
 
     Args:
       source: a Parquet, CSV or JSON lines file (.gz too), a folder of such files, its path or its address

@@ -172,7 +172,9 @@ class Reading:
             return ""
         top = summary[0]
         where = f", first in {top.first[0].file}, row {top.first[0].row}: found {top.first[0].found}"
-        return f"; {top.rows:,} because: {top.reason}{where if top.first else ''}"
+        priced = self.contract.prices is None and top.reason == "cost is missing"
+        hint = " (`prices` turn tokens into costs)" if priced else ""
+        return f"; {top.rows:,} because: {top.reason}{where}{hint}"
 
     def report(self, facts: LogFacts, fingerprint: str) -> ReadReport:
         """Returns what reading found, given the facts of the clean log."""
