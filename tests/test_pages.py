@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jrouter.app.card import router_card
@@ -38,7 +38,7 @@ HOSTILE = (
     "</text></svg><script>alert(1)</script>",
     "</title></style></textarea><iframe src=javascript:alert(1)>",
     "]]><!-- --><base href=//evil.example>",
-    "&lt;b&gt; &amp; $\\frac{",
+    "&lt;b&gt; &amp; $\\frac{$ $\\evil$",
     "_hidden\x00\x1b[31m\u202eevil\ud800\n\u6a21\U0001f600",
     "url(#x);}</style>{{7*7}}`${1}`",
 )
@@ -275,7 +275,10 @@ def test_without_a_policy_or_with_logged_propensities(diagnosis):
     report = report_of(diagnosis, ("_a", HOSTILE[0], "c"))
     report["diagnosis"] = {**diagnosis, "propensity_calibration": None, "policy_weights": None, "policy_support": None}
     report["propensity"] = {"kind": "logged", "statement": "the log's own", "calibration": None}
-    said = checked(diagnosis_page(report)).said
+    source = diagnosis_page(report)
+    weights = next(one for one in re.findall(r"<svg.*?</svg>", source, re.DOTALL) if "Histogram" in one)
+    assert " _a" in "".join(ElementTree.fromstring(weights).itertext())  # in the legend, though it begins with _
+    said = checked(source).said
     assert "The log's own." in said and "Propensities were not logged" not in said
 
 
@@ -388,6 +391,7 @@ def test_any_text_comes_back_as_itself(word, other):
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=60))
+@example("_x")
 def test_a_label_is_one_short_line_that_matplotlib_shows(word):
     short = label(word)
     assert len(short) <= 27 and "\n" not in short and not short.startswith("_")
