@@ -175,6 +175,15 @@ def test_lambda_comes_with_a_request(payloads):
     assert written(payload)[ALLOWED_MODELS] == ["small"] and service.counts["lambda"] == 1
 
 
+def test_some_endpoints_keep_litellms_metadata_apart_from_the_clients():
+    strategy = install(gateway_of(), Spy())
+    request: dict[str, Any] = {"litellm_metadata": {"model_group": "auto"}, "metadata": {"jrouter_lambda": 7}}
+    strategy.get_available_deployment("auto", chat("prove it"), request_kwargs=request)
+    assert request["litellm_metadata"]["spend_logs_metadata"][LAMBDA] == 7.0
+    assert request["metadata"] == {"jrouter_lambda": 7}
+    assert strategy.get_available_deployment("auto", chat("prove it"))["model_name"] == "auto"  # of no request at all
+
+
 @pytest.mark.parametrize("message", [{"role": "assistant", "content": "no turn of a user"}, {"role": "system"}])
 def test_what_cannot_be_read_is_answered_by_the_fallback_model(payloads, message):
     gateway, service = gateway_of(), Spy(explore=1.0)

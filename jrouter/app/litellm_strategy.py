@@ -208,7 +208,7 @@ class Strategy:
             pool = left or pool
         if not pool:
             return weighted(healthy), {}
-        model, written = self._drawn(router, pool, query, request, _lambda(metadata))
+        model, written = self._drawn(router, pool, query, request, _lambda(request))
         if again:
             written = {name: value for name, value in written.items() if name not in (PROPENSITY, ALLOWED_MODELS)}
         chosen = weighted(pool[model])
@@ -271,8 +271,11 @@ class _Drawn(str):
         return type(self), (str(self), self.group, self.trace, set(self.tried), dict(self.written))
 
 
-def _lambda(metadata: Mapping[str, Any]) -> Any:
+def _lambda(request: Mapping[str, Any]) -> Any:
     """Lambda that a request comes with: in its metadata, in what it asks to be logged, or as it came to the proxy."""
-    places = (metadata, metadata.get("spend_logs_metadata"), metadata.get("requester_metadata"))
+    buckets = [request.get(name) or {} for name in ("metadata", "litellm_metadata")]
+    places = [
+        place for one in buckets for place in (one, one.get("spend_logs_metadata"), one.get("requester_metadata"))
+    ]
     found = (place.get(LAMBDA) for place in places if isinstance(place, Mapping))
     return next((lam for lam in found if lam is not None), None)
