@@ -38,7 +38,7 @@ HOSTILE = (
     "</text></svg><script>alert(1)</script>",
     "</title></style></textarea><iframe src=javascript:alert(1)>",
     "]]><!-- --><base href=//evil.example>",
-    "&lt;b&gt; &amp; $\\frac{$ $\\evil$",
+    "$\\evil{$ &lt;b&gt; &amp;",
     "_hidden\x00\x1b[31m\u202eevil\ud800\n\u6a21\U0001f600",
     "url(#x);}</style>{{7*7}}`${1}`",
 )
