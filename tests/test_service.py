@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jrouter.app import service as serving
-from jrouter.app.service import Service, texts_of_all_widths
+from jrouter.app.service import Service
+from jrouter.app.warming import texts_of_all_widths
 from jrouter.encoders.batches import widths
 from jrouter.encoders.load import load_encoder
 from jrouter.io.checkpoint import CheckpointError
@@ -253,6 +254,22 @@ def test_every_decision_is_of_one_version_while_it_is_replaced(tmp_path):
         assert versions == sorted(versions)
     counts, unsure = changing.counts, sum(place % 5 == 0 for place, _ in decisions)
     assert added(dict.fromkeys(counts, 0), counts) == {"decided": len(decisions) - unsure + 8 * 5, "query": unsure}
+
+
+def test_a_decision_that_a_reload_falls_into_is_of_the_old_version(tmp_path):
+    second().save(tmp_path / "two")
+    changing = Service(first(), lam=10.0, fallback="small")
+
+    class Slow:
+        """A lambda that takes as long as a reload."""
+
+        def __float__(self):
+            changing.reload(tmp_path / "two")
+            return 10.0
+
+    slow: Any = Slow()
+    assert changing.decide(X[0], slow) == first().decide(X[0], 10.0)
+    assert changing.decide(X[0], 10.0) == second().decide(X[0], 10.0)
 
 
 def test_reloads_what_has_changed(tmp_path):

@@ -4,17 +4,16 @@ import logging
 import math
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
+from jrouter.app.reloading import check_same_embeddings, load_whole, stamp
+from jrouter.app.warming import texts_of_all_widths
 from jrouter.compiled_decisions import Decision
-from jrouter.encoders.encode import Encoder
 from jrouter.io import checkpoint
-from jrouter.io.checkpoint import CheckpointError
 from jrouter.router import Router
 
 FALLBACKS = ("lambda", "query", "error")
@@ -22,8 +21,6 @@ FALLBACKS = ("lambda", "query", "error")
 its embedding had another width or was not finite; anything else (a device that fails)."""
 WARM_CHARACTERS = 2**13
 """Texts of up to about so many characters are compiled for; a longer one may compile when it first comes."""
-ATTEMPTS = 3
-"""Loads of a folder that is being replaced meanwhile."""
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +69,7 @@ class Service:
         self._seeds, self._own = np.random.SeedSequence(seed), threading.local()
         if not isinstance(router, Router):
             self._folder = Path(router)
-            router, self._seen = _loaded(self._folder, None)
+            router, self._seen = load_whole(self._folder, None)
         self._prepare(router)
         self._router = router
 
@@ -177,7 +174,7 @@ class Service:
         with self._reloading:
             if self._folder is None:
                 raise ValueError("this service was made of a router: give the folder of a saved one, once, to `reload`")
-            now = _stamp(self._folder)
+            now = stamp(self._folder)
             if now is None or now == self._seen:
                 return False
             if checkpoint.load_manifest(self._folder).get("version") == self._router.version:
@@ -190,8 +187,8 @@ class Service:
         if place is None:
             raise ValueError("folder: this service was made of a router, not of a folder; name one")
         old = self._router
-        router, seen = _loaded(place, old)
-        _check_same_embeddings(place, router, old)
+        router, seen = load_whole(place, old)
+        check_same_embeddings(place, router, old)
         changed = router.version != old.version
         if changed:
             self._prepare(router)
@@ -270,28 +267,6 @@ class Service:
         return found
 
 
-def texts_of_all_widths(encoder: Encoder, longest: int) -> Iterator[str]:
-    """Texts that need, alone, each of the shapes that an encoder has for one text of up to `longest` characters.
-
-    >>> from jrouter.encoders.load import load_encoder
-    >>> [len(text) for text in texts_of_all_widths(load_encoder(dim=8), 28)]
-    [1, 8, 11, 15, 22, 28]
-    """
-    # More tokens to a character, and n-grams that repeat less, than a language has.
-    letters = np.random.default_rng(0).integers(ord("a"), ord("z") + 1, longest).astype(np.uint8)
-    letters[5::6] = ord(" ")
-    words = letters.tobytes().decode()
-    shapes, length, done = set(), 1, False
-    while not done:
-        done = length >= longest
-        (batch,) = encoder.prepare([words[:length]])
-        shape = tuple(leaf.shape for leaf in jax.tree.leaves(batch.inputs))
-        if shape not in shapes:
-            shapes.add(shape)
-            yield words[:length]
-        length = min(length + max(1, length // 16), longest)
-
-
 def _number(lam: Any) -> float:
     """Lambda as a number, maybe written as text; NaN for anything else."""
     try:
@@ -302,52 +277,3 @@ def _number(lam: Any) -> float:
 
 def _zeros(router: Router) -> np.ndarray:
     return np.zeros(router.dim, np.float32)
-
-
-def _stamp(folder: Path) -> tuple[int, int, int] | None:
-    """What changes with a folder's manifest; None where there is none."""
-    try:
-        found = (folder / "manifest.json").stat()
-    except FileNotFoundError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _loaded(folder: Path, old: Router | None) -> tuple[Router, Any]:
-    """A router and the stamp of its manifest, from one version of its folder: a save may replace it meanwhile."""
-    for _ in range(ATTEMPTS):
-        before = _stamp(folder)
-        try:
-            router = Router.load(folder)
-        except CheckpointError:
-            if _stamp(folder) == before:
-                raise
-            continue
-        if _stamp(folder) == before:
-            break
-    else:
-        raise CheckpointError(f"{folder}: changes while it is read; load it when it is whole")
-    spec, known = router.encoder_spec, None if old is None else vars(old).get("encoder")
-    if spec is not None and known is not None and known.spec.identity() == spec.identity():
-        router = router.with_encoder(known)  # where it was loaded, not to load it twice
-    return router, before
-
-
-def _check_same_embeddings(folder: Path, new: Router, old: Router) -> None:
-    """Refuses a router whose embeddings differ: those that callers send would mean nothing to it."""
-    if new.dim != old.dim:
-        raise CheckpointError(
-            f"{folder}: field 'embedding_dim' is {new.dim}, this service's queries have {old.dim}: "
-            "start a service of its own"
-        )
-    here, there = new.encoder_spec, old.encoder_spec
-    if there is None and None not in (old.embedding, new.embedding) and new.embedding != old.embedding:
-        raise CheckpointError(
-            f"{folder}: field 'embedding' is {new.embedding!r}, this service's queries are {old.embedding!r}'s: "
-            "start a service of its own"
-        )
-    if there is not None and (here is None or here.identity() != there.identity()):
-        found = "null" if here is None else there.difference(here)
-        raise CheckpointError(
-            f"{folder}: field 'encoder' differs from this service's ({found}): start a service of its own"
-        )
