@@ -43,7 +43,7 @@ class Decided(NamedTuple):
 
     Attributes:
       model: index, drawn.
-      propensity: of having drawn it.
+      choice: index of the best, which exploration may have left.
       could: [n, T] bool, what could have been drawn, or would have been feasible.
       score: forecast of it.
       cost: likewise, at present prices.
@@ -53,7 +53,7 @@ class Decided(NamedTuple):
     """
 
     model: np.ndarray
-    propensity: np.ndarray
+    choice: np.ndarray
     could: np.ndarray
     score: np.ndarray
     cost: np.ndarray
@@ -79,7 +79,7 @@ def deciding(policy: AmendedPolicy, finite: Callable[[Array], Array]) -> Callabl
         choice, kept = stay(ahead, previous, lam, limits.switch_cost)
         probability = explored(choice, could, limits.explore)
         model = drawn(probability, draw)
-        return model, probability[model], could, score[model], cost[model], unmet, kept & (model == previous)
+        return model, choice, could, score[model], cost[model], unmet, kept & (model == previous)
 
     def decisions(params, rows, lam, keep_to):
         return (*jax.vmap(lambda row: one(params, row, lam, keep_to))(rows), finite(rows[0]))

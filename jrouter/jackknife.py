@@ -13,7 +13,12 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
+from jrouter.chunks import map_rows
 from jrouter.types import Array, LoggedData
+
+AT_ONCE = 16
+"""Values that are differentiated in one vmap. It bounds memory; and of more than 32, XLA's CPU compiler (jaxlib 0.10)
+gives the 33rd and later ones the wrong derivatives through a gather in a scan: `test_jackknife` holds that none are."""
 
 
 def influence(log: LoggedData, estimate: Callable[[LoggedData], Array]) -> tuple[Array, Array]:
@@ -40,7 +45,7 @@ def influence(log: LoggedData, estimate: Callable[[LoggedData], Array]) -> tuple
 
     value, pull = jax.vjp(of_counts, jnp.ones_like(log.cost))
     unit = jnp.eye(value.size, dtype=value.dtype).reshape(value.size, *value.shape)
-    (moved,) = jax.vmap(pull)(unit)
+    (moved,) = map_rows(pull, unit, chunk=AT_ONCE)
     return value, moved.reshape(*value.shape, -1)
 
 

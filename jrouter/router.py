@@ -454,17 +454,19 @@ class Router:
         found = self._deciding()(rows, before, draw, used, pool, limits)
         if not found.finite.all():
             raise self._not_finite(found.finite)
-        decisions = [self._said(found, row, used) for row in range(len(rows))]
+        decisions = [self._said(found, row, used, explore) for row in range(len(rows))]
         return decisions[0] if one else decisions
 
     def _deciding(self) -> CompiledDecisions:
         _ = self._forecasts  # or it says why not
         return self._decisions
 
-    def _said(self, found: Decided, row: int, lam: float) -> Decision:
+    def _said(self, found: Decided, row: int, lam: float, explore: float) -> Decision:
+        # As `decision.explored`, to all digits.
+        chosen = float(found.model[row] == found.choice[row])
         return Decision(
             model=self.models[found.model[row]],
-            propensity=float(found.propensity[row]),
+            propensity=(1.0 - explore) * chosen + explore / int(found.could[row].sum()),
             allowed=tuple(name for name, could in zip(self.models, found.could[row], strict=True) if could),
             lam=lam,
             score=float(found.score[row]),

@@ -200,3 +200,17 @@ def test_rows_that_depend_on_their_neighbours_in_time_need_blocks():
     np.testing.assert_allclose(np.sqrt(np.square(blocked).mean()), spread, rtol=0.25)
     sizes = np.bincount(np.asarray(time_blocks(jnp.arange(11.0), n_blocks=4)))
     assert sizes.tolist() == [3, 3, 3, 2]
+
+
+def test_many_values_at_once_move_as_each_alone():
+    """More values than are differentiated at once, in several chunks of rows: each as if it were the only one."""
+    world = make_known_world(jax.random.key(0), dim=3, n_models=3)
+    log = draw_known_log(world, jax.random.key(1), 2500)[0]
+    policy, params = linear_rule(world)
+    split = folds_alone(log, np.arange(2500) % 3, n_folds=3)
+    values = partial(fixed_policy_value, jax.random.key(0), log, split, policy, params, nuisances=CONFIG)
+    many = jax.jit(values)(jnp.linspace(0.0, 300.0, 20))
+    last = jax.jit(values)(jnp.array([300.0]))
+    np.testing.assert_allclose(many.cost_error[-1], last.cost_error[0], rtol=1e-4)
+    np.testing.assert_allclose(many.score_error[-1], last.score_error[0], rtol=1e-4)
+    np.testing.assert_allclose(many.error[-1], last.error[0], rtol=1e-4)
