@@ -59,7 +59,7 @@ def fit_router(
             method=method,
             lambdas=lambdas,
             encoder=team.encoder,
-            embedding=None if team.encoder is not None else report["source"]["columns"].get("embedding"),
+            embedding=None if team.encoder is not None else _encoder_named(report["source"]["columns"]),
             seed=seed,
             assess_folds=assess_folds,
             progress=progress,
@@ -77,6 +77,12 @@ def fit_router(
         "verdict": report["verdict"],
     }
     return replace(router, record=plain(record))
+
+
+def _encoder_named(columns: dict[str, str]) -> str | None:
+    """The encoder that a log's column of embeddings is named after."""
+    name = columns.get("embedding", "").partition(":")[2]
+    return name or None
 
 
 def _streamed(team: TeamLog, method: str, lambdas: Any, seed: int, assess_folds: int) -> Router:

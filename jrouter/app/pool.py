@@ -170,6 +170,19 @@ def describe_effect(effect: Sequence[dict[str, Any]], *, cost_unit: str) -> str:
     return "\n".join([f"  {by}", *("  " + line for line in table.splitlines())])
 
 
+def summary(effect: Sequence[dict[str, Any]]) -> str:
+    """An effect in one sentence, for the router's history."""
+    if not effect:
+        return "not estimated"
+    moved = [100 * row["moved"] for row in effect]
+    said = f"{min(moved):.0f} to {max(moved):.0f}% of choices move, by lambda"
+    if "utility" not in effect[0]:
+        return f"{said}, of those on the training log"
+    gains = [100 * row["utility"] for row in effect]
+    by = "the log's outcomes" if effect[0]["by"] == "log" else "the router's forecasts on a log's queries"
+    return f"{said}; utility x 100 changes by {min(gains):+.1f} to {max(gains):+.1f}, by {by}"
+
+
 def _added(router: Router, name: str, team: TeamLog) -> Extended:
     """The router with a model more, from that model's scored rows of a log."""
     if name not in team.log.models:
@@ -227,7 +240,7 @@ class Pool:
                 log = _aligned(team.log, after.models)
                 effect = effect_of(router, after, log, seed=self.seed)
         history = list(after.record["history"])
-        history[-1] = {**history[-1], "effect": plain(effect)}
+        history[-1] = {**history[-1], "effect": summary(effect)}
         after = replace(after, record={**after.record, "history": history})
         if self.json:
             print(json.dumps({"from": router.version, "to": after.version, "effect": plain(effect)}, indent=1))
