@@ -9,6 +9,7 @@ answer. See the README for a tour.
 from jrouter.balancing import balancing_weights
 from jrouter.bounding_scores import doubly_valid, pessimistic_scores, tilted_outcome
 from jrouter.bounds import imbens_manski_critical, utility_range, value_bounds
+from jrouter.compiled_decisions import Decision
 from jrouter.diagnostics import Diagnosis, diagnose
 from jrouter.encoders.encode import Encoder
 from jrouter.encoders.load import load_encoder
@@ -34,6 +35,8 @@ from jrouter.inference import simultaneous_interval, time_blocks, wald_interval
 from jrouter.interval import interpolate, lambda_grid
 from jrouter.io.checkpoint import CheckpointError
 from jrouter.io.columns import DataError
+from jrouter.io.contract import Contract, read_contract
+from jrouter.io.ingest import ingest
 from jrouter.io.logs import read_log
 from jrouter.io.prices import read_prices
 from jrouter.io.routerbench import fetch_routerbench, read_routerbench
@@ -68,6 +71,7 @@ from jrouter.preferences import with_utility
 from jrouter.query_bounds import query_intervals
 from jrouter.refitted import refitted_bootstrap
 from jrouter.router import Router
+from jrouter.router_pool import extend, prunable, prune, reprice, restrict
 from jrouter.sensitivity import critical_gamma, fixed_policy_bounds, sensitivity_bounds
 from jrouter.splits import split_log
 from jrouter.tuning import choose_strength, slope
@@ -78,8 +82,10 @@ __version__ = "0.1.0"
 __all__ = [
     "BenchmarkTable",
     "CheckpointError",
+    "Contract",
     "CounterfactualScores",
     "DataError",
+    "Decision",
     "Diagnosis",
     "Encoder",
     "EncoderError",
@@ -106,17 +112,19 @@ __all__ = [
     "doubly_valid",
     "evaluate",
     "explain_diagnosis",
-    "fetch_routerbench",
-    "fetch_sprout",
     "exploration_needed",
     "exploration_price",
+    "extend",
+    "fetch_routerbench",
+    "fetch_sprout",
     "fit_nuisances",
     "fit_stream",
     "fixed_policy_bounds",
     "fixed_policy_value",
-    "honest_best",
     "gain_deviation",
+    "honest_best",
     "imbens_manski_critical",
+    "ingest",
     "interpolate",
     "inverse_propensity_weight",
     "ips",
@@ -134,10 +142,13 @@ __all__ = [
     "pessimistic_scores",
     "pinsker_regret_bound",
     "policy_terms",
-    "query_intervals",
     "power_by_formula",
     "power_curve",
     "power_grid",
+    "prunable",
+    "prune",
+    "query_intervals",
+    "read_contract",
     "read_log",
     "read_prices",
     "read_routerbench",
@@ -146,6 +157,8 @@ __all__ = [
     "read_texts",
     "refitted_bootstrap",
     "regret",
+    "reprice",
+    "restrict",
     "routing_accuracy",
     "rows_by_formula",
     "rows_needed",
@@ -166,9 +179,9 @@ __all__ = [
     "time_blocks",
     "total_variation_regret_bound",
     "utility",
-    "wald_interval",
     "utility_range",
     "value_bounds",
+    "wald_interval",
     "with_gain",
     "with_utility",
     "write_log",
