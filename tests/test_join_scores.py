@@ -159,3 +159,14 @@ def test_a_join_is_a_dictionary(tmp_path_factory, pairs, ids):
         "matched": len(matched),
         "unmatched": len(expected) - len(matched),
     }
+
+
+def test_a_file_of_scores_may_have_names_of_its_own(tmp_path):
+    file = tmp_path / "scores.csv"
+    file.write_text("id,reward\na,0.5\nb,1\n")
+    with pytest.raises(DataError, match="no column 'request_id'.*--map-scores request_id=.*'id', 'reward'"):
+        read_scores(str(file), Contract())
+    named = Contract(scores_columns={"request_id": "id", "score": "reward"})
+    assert read_scores(str(file), named).counts()["scores"] == 2
+    with pytest.raises(DataError, match="cannot map 'cost'"):
+        Contract(scores_columns={"cost": "usd"})

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from jrouter.app.fit import save_with_pages
-from jrouter.app.read import LogOptions, TeamLog, read_team_log
+from jrouter.app.read import LogOptions, TeamLog, pairs_of, read_team_log
 from jrouter.app.terminal import heading
 from jrouter.io.results import plain, text_table
 from jrouter.off_policy import fixed_policy_value, paired_difference
@@ -271,9 +271,9 @@ class Pool:
                 f"its cost is {extended.cost_ratio:.3g} times {extended.cost_relative}'s"
             )
         if self.price:
-            pairs = [one.partition("=") for one in self.price]
+            pairs = pairs_of("--price", self.price)
             try:
-                after = reprice(after, {name: float(multiple) for name, _, multiple in pairs})
+                after = reprice(after, {name: float(multiple) for name, multiple in pairs.items()})
             except ValueError as problem:
                 raise ValueError(f"--price: expected model=multiple: {problem}") from None
         if self.keep:

@@ -37,6 +37,8 @@ class LogOptions:
     """Columns of other names: model=llm cost=usd."""
     scores: str | None = None
     """File of scores that live apart, joined to the log."""
+    map_scores: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OURS=THEIRS")] = ()
+    """Columns of the scores' file, where they have other names than the log's: request_id=id score=reward."""
     on: str | None = None
     """Column that the log and the scores share: request_id (the default), query or group."""
     prices: str | None = None
@@ -67,13 +69,10 @@ class LogOptions:
         Raises:
           ValueError: for a `map` without an equals sign.
         """
-        pairs = [one.partition("=") for one in self.map]
-        wrong = [ours + theirs for ours, sign, theirs in pairs if not (sign and ours and theirs)]
-        if wrong:
-            raise ValueError(f"--map: expected ours=theirs (model=llm), got {wrong[0]!r}")
         contract = Contract() if self.contract is None else read_contract(self.contract)
         return contract.changed(
-            columns={ours: theirs for ours, _, theirs in pairs} or None,
+            columns=pairs_of("--map", self.map) or None,
+            scores_columns=pairs_of("--map-scores", self.map_scores) or None,
             adapter=self.adapter,
             scores=self.scores,
             on=self.on,
@@ -82,6 +81,22 @@ class LogOptions:
             cost_scale=self.cost_scale,
             embedding=self.embedding,
         )
+
+
+def pairs_of(flag: str, given: tuple[str, ...]) -> dict[str, str]:
+    """What a flag of pairs says.
+
+    Raises:
+      ValueError: something without an equals sign.
+
+    >>> pairs_of("--map", ("model=llm", "cost=usd"))
+    {'model': 'llm', 'cost': 'usd'}
+    """
+    pairs = [one.partition("=") for one in given]
+    for ours, sign, theirs in pairs:
+        if not (sign and ours and theirs):
+            raise ValueError(f"{flag}: expected name=value, got {ours + sign + theirs!r}")
+    return {ours: theirs for ours, _, theirs in pairs}
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ class Contract:
         `columns` then names top-level fields of its records that fill, or replace, what the adapter finds.
       scores: path or address of a file of scores, joined to the log.
       on: our name of the column that the log and the scores share.
+      scores_columns: our name -> the name in the file of scores, of `on` and `score`, where it is neither ours nor the
+        log's.
       prices: path of a CSV file of prices (`jrouter.io.prices`): a cost that is missing is filled in from
         `input_tokens` and `output_tokens`.
       embedding: the encoder whose column is read, with or without `embedding:` before it.
@@ -51,6 +53,7 @@ class Contract:
     adapter: str | None = None
     scores: str | None = None
     on: str = "request_id"
+    scores_columns: Mapping[str, str] = field(default_factory=dict)
     prices: str | None = None
     embedding: str | None = None
     models: tuple[str, ...] | None = None
@@ -63,6 +66,9 @@ class Contract:
                 raise DataError(f"columns: cannot map '{ours}'; it is none of {listed((*OURS, 'embedding'))}.")
         if self.on not in ("request_id", "group", "query"):
             raise DataError(f"on: found {self.on!r}, expected one of our columns 'request_id', 'group', 'query'.")
+        for ours in self.scores_columns:
+            if ours not in (self.on, "score"):
+                raise DataError(f"scores_columns: cannot map '{ours}'; a file of scores has '{self.on}' and 'score'.")
         if not (math.isfinite(self.cost_scale) and self.cost_scale > 0):
             raise DataError(f"cost_scale: found {self.cost_scale}, expected a number above 0.")
         if self.models is not None and (len(set(self.models)) < max(2, len(self.models)) or not all(self.models)):
@@ -77,8 +83,9 @@ class Contract:
         0.01
         """
         given = {name: value for name, value in flags.items() if value is not None}
-        if "columns" in given:
-            given["columns"] = {**self.columns, **given["columns"]}
+        for name in ("columns", "scores_columns"):
+            if name in given:
+                given[name] = {**getattr(self, name), **given[name]}
         if "models" in given:
             given["models"] = tuple(given["models"])
         return replace(self, **given)
@@ -89,7 +96,7 @@ class Contract:
 
 
 def read_contract(path: str | os.PathLike) -> Contract:
-    """Reads a contract from TOML: a table [columns] and the other names of `Contract` at the top.
+    """Reads a contract from TOML: tables [columns] and [scores_columns], the other names of `Contract` at the top.
 
     A path in it that is not absolute starts at the folder of the TOML file.
 
@@ -125,13 +132,14 @@ def read_contract(path: str | os.PathLike) -> Contract:
 
 _EXPECTED = {
     "columns": "a table of strings (our name = their name)",
+    "scores_columns": "a table of strings (our name = their name)",
     "models": "a list of strings",
     "cost_scale": "a number",
 }
 
 
 def _fits(key: str, value: Any) -> bool:
-    if key == "columns":
+    if key in ("columns", "scores_columns"):
         return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
     if key == "models":
         return isinstance(value, list) and all(isinstance(one, str) for one in value)

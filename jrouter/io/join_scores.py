@@ -119,13 +119,14 @@ def _pairs(files: Sequence[DataFile], contract: Contract, read: Any) -> Iterator
 
 def _names(ours: str, contract: Contract) -> list[str]:
     """What one of our columns may be called in a file of scores."""
-    return list(dict.fromkeys((contract.theirs(ours), ours)))
+    return list(dict.fromkeys((contract.scores_columns.get(ours, contract.theirs(ours)), ours)))
 
 
 def _column(ours: str, names: Sequence[str], contract: Contract, place: str) -> str:
-    """The file's name of one of our columns: ours, or the log's."""
+    """The file's name of one of our columns: as said, or the log's, or ours."""
     wanted = _names(ours, contract)
     for name in wanted:
         if name in names:
             return name
-    raise describe(place, f"has no column {listed(wanted)}, by which scores are joined; it has {listed(names)}")
+    how = f"name it: scores_columns '{ours}', `--map-scores {ours}=...`"
+    raise describe(place, f"has no column {listed(wanted)}, for the scores to be joined; {how}; it has {listed(names)}")
