@@ -5,12 +5,14 @@ look at the log only. What no log can show (something unobserved that drives cho
 verdict: `sensitivity` has it.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from jrouter.diagnostics import Diagnosis
+from jrouter.pareto import NO_TAIL
 from jrouter.types import Array
 
 LEVELS = ("ok", "caution", "refuse")
@@ -30,7 +32,8 @@ class Thresholds:
     Attributes:
       effective_rows: fewer rows of equal weight than this.
       pareto_k: a heavier tail of the policy's weights. From 1 on they have no mean, from 0.7 on means converge too
-        slowly for a standard error.
+        slowly for a standard error. Infinity is a tail of fewer than 5 rows, which tells nothing, as where propensities
+        have few values: the other numbers then decide.
       largest_share: one row with more of all weight.
       unsupported: more of the policy's choices on models that would hardly have been logged on these queries.
       misfit: p values of the tests of propensities and of the outcome model BOTH below this. One wrong nuisance is
@@ -98,7 +101,7 @@ def judge_numbers(numbers: dict[str, float], thresholds: Thresholds = Thresholds
             "rarely does what was logged; log more, or explore more",
         ),
         (
-            numbers["pareto_k"],
+            numbers["pareto_k"] if math.isfinite(numbers["pareto_k"]) else NO_TAIL,
             thresholds.pareto_k,
             f"the weights' tail is heavy (Pareto k {numbers['pareto_k']:.2f}): a few rows decide, and a standard error "
             "of so few says little; explore more, or value a policy nearer to the logging policy",

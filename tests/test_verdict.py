@@ -9,6 +9,7 @@ import pytest
 
 from jrouter.diagnostics import diagnose
 from jrouter.known_worlds import draw_known_log, linear_rule, make_known_world
+from jrouter.overlap import weigh
 from jrouter.types import Nuisances
 from jrouter.verdict import LEVELS, Thresholds, judge, judge_numbers, key_numbers
 
@@ -76,3 +77,13 @@ def test_a_diagnosis_of_known_nuisances_is_judged_by_its_policy():
     assert judge(worse).level != "ok"
     with pytest.raises(ValueError, match="about a policy"):
         key_numbers(found._replace(policy_weights=None))
+
+
+def test_a_tail_too_short_to_tell_is_no_reason_and_few_large_weights_are():
+    """Propensities of two values, as of exploration: 4 rows of weight 25 among 3,000, or 3 rows that hold half."""
+    many, few = np.r_[np.full(2996, 1.2), np.full(4, 25.0)], np.r_[np.ones(200), np.full(4, 1e3)]
+    for weights, level in ((many, "ok"), (few, "refuse")):
+        found = weigh(jnp.asarray(weights, jnp.float32))
+        assert np.isposinf(found.pareto_k)
+        own = {name: float(getattr(found, name)) for name in ("effective_rows", "largest_share", "pareto_k")}
+        assert judge_numbers(FINE | own).level == level
