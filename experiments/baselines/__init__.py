@@ -1,16 +1,21 @@
 """Learners of other people's systems, rebuilt on jrouter's parts to be compared with.
 
 `BASELINES[name]()` gives a `Method`, as `jrouter.methods.METHODS` does. compare_methods and the studies run
-them where `--methods` names them; they are in no default list. Not adapted: each does with a log what the
-system that it stands for does, and its file says where that is to be read and what differs.
+them where `--methods` names them; they are in no default list. Each file says where its system is to be read, how
+it is adapted to a log of one model a query, and what differs. imitation_* are not adapted: they do with a log what
+their system does with it. Those with `Method.full_feedback` need every model's outcome, which no log has.
 """
 
 from collections.abc import Callable
 
-from baselines import imitation
+from baselines import imitation, kmeans, uniroute
 from jrouter.policy import Method
 
 BASELINES: dict[str, Callable[..., Method]] = {
     "imitation_knn": imitation.imitation_knn,
     "imitation_mlp": imitation.imitation_mlp,
+    "kmeans": kmeans.kmeans,
+    "kmeans_full": kmeans.kmeans_full,
+    "uniroute": uniroute.uniroute,
+    "uniroute_learned": uniroute.uniroute_learned,
 }
