@@ -1,6 +1,6 @@
-"""What does a routing library learn from a log that it takes for full feedback? Mostly, the old policy.
+"""What does a routing library learn from a log that it takes for full feedback?
 
-    python experiments/imitation.py                       # specialists and linear, 20 minutes on one core
+    python experiments/imitation.py                       # specialists and linear, 13 minutes on one core
     python experiments/imitation.py --smoke               # a small version, under 1 minute
     python experiments/imitation.py --table table.parquet --logging-policy predicted_accuracy
 
@@ -14,8 +14,10 @@ intervals over test queries and log seeds; then the share of training labels tha
 of test choices that are the logging policy's most probable model, and utility less that of this model. Writes
 <name>.json, .csv (as compare_methods) and .png.
 
-Expect 100% of labels to be the logged model; routers that agree with the logging policy many times more often than
-chance and are worth what it is worth, below the best single model; and rm_auto far above both.
+Expect 100% of labels to be the logged model, and routers worth about what the logging policy is worth: the MLP,
+trained for as long as the library trains it, as much as its draws at every lambda; the vote somewhat more or less.
+Neither hears of lambda. rm_auto is far above both. It may agree with the old policy more often than they do, where
+that policy sought good answers: agreement alone does not tell imitation from being right.
 """
 
 import json
@@ -243,7 +245,7 @@ def bars(axis: Any, setting: Mapping[str, Any], names: Sequence[str]) -> None:
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     axis.set_xlim(0, 108)
-    axis.set_xlabel("% of choices that are the old policy's most probable (dashes: chance)")
+    axis.set_xlabel("% of choices that are the logging policy's\nmost probable model (dashes: chance)")
 
 
 def main(options: Options) -> None:

@@ -346,6 +346,34 @@ def power_table() -> str:
     return "\n".join(lines)
 
 
+def imitation_table() -> str:
+    """Utility, what rm_auto gains on it, and agreement with the old policy's favourite, method by regime."""
+    settings = load("imitation")
+    heads = [
+        head
+        for setting in settings
+        for head in (setting["table"].removeprefix("synthetic:"), "`rm_auto` less it", "% as the old policy")
+    ]
+    lines = [
+        "| method | labels that are the logged model | " + " | ".join(heads) + " |",
+        "|---|---:|" + "---:|" * len(heads),
+    ]
+    for method in settings[0]["methods"]:
+        cells = []
+        for setting in settings:
+            value = setting["methods"][method]["mean_over_lambdas"]["utility"]
+            gain = setting["differences"]["rm_auto"].get(method)
+            cells += [
+                f"{_points(value['estimate'])} ± {_points((value['high'] - value['low']) / 2)}",
+                _interval(gain["mean_over_lambdas"]) if gain else "",
+                _points(setting["beside_logging"][method]["agreement"]["estimate"]),
+            ]
+        shares = [share for setting in settings for share in setting["labels_logged"]]
+        labels = f"{min(shares):.1%}" if method.startswith("imitation_") else ""
+        lines.append(f"| `{method}` | {labels} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 TABLES = {
     "coverage": coverage_table,
     "coverage_estimators": estimator_table,
@@ -354,6 +382,7 @@ TABLES = {
     "power": power_table,
     "comparison": comparison_table,
     "claim": claim_table,
+    "imitation": imitation_table,
     "interval": interval_table,
     "judge": judge_table,
     "targets": targets_table,
