@@ -49,7 +49,7 @@ def problem_of(seed: int = 0, n: int = 1200, *, binary: bool = True, **changes: 
         return jnp.asarray(values, jnp.float32)
 
     columns = {"x": x, "score": score[row, model], "cost": cost[row, model]}
-    parts = {name: as_array(values) for name, values in columns.items()} | changes
+    parts: dict[str, Any] = {name: as_array(values) for name, values in columns.items()} | changes
     log = LoggedData(model=jnp.asarray(model, jnp.int32), models=NAMES, **parts)
     split = split_log([log], seeds=[seed], n_folds=3)[0]
     known = Nuisances(as_array(propensity[model]), as_array(mean), as_array(cost), split.fold)

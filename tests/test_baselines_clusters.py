@@ -53,6 +53,7 @@ def test_kmeans_predicts_the_means_of_clusters_and_chooses_by_them(full):
     model, score = np.asarray(problem.log.model), np.asarray(problem.log.score)
     for k in range(4):
         if full:
+            assert problem.full is not None
             expected = np.asarray(problem.full.score)[cluster == k].mean(axis=0)
         else:
             expected = [score[(cluster == k) & (model == t)].mean() for t in range(3)]

@@ -8,7 +8,7 @@ their system does with it. Those with `Method.full_feedback` need every model's 
 
 from collections.abc import Callable
 
-from baselines import imitation, kmeans, uniroute
+from baselines import imitation, kmeans, matrix_factorisation, routellm, uniroute
 from jrouter.policy import Method
 
 BASELINES: dict[str, Callable[..., Method]] = {
@@ -16,6 +16,11 @@ BASELINES: dict[str, Callable[..., Method]] = {
     "imitation_mlp": imitation.imitation_mlp,
     "kmeans": kmeans.kmeans,
     "kmeans_full": kmeans.kmeans_full,
+    "matrix_factorisation": matrix_factorisation.matrix_factorisation,
+    "tensor_factorisation": matrix_factorisation.tensor_factorisation,
+    "routellm_mf": routellm.routellm_mf,
+    "routellm_sw": routellm.routellm_sw,
+    "routellm_classifier": routellm.routellm_classifier,
     "uniroute": uniroute.uniroute,
     "uniroute_learned": uniroute.uniroute_learned,
 }
