@@ -1,6 +1,7 @@
 """The command line: `jrouter COMMAND --help` explains each. A thin layer over functions of the same names."""
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit code: 0, 1 where nothing was done that was asked, 2 for what is wrong with arguments or files, 3 where
-      the answer is no (a log that is refused, a budget that nothing meets), 130 when interrupted.
+      the answer is no (a log that is refused, a budget that nothing meets), 70 for a fault of jrouter's own, 130 when
+      interrupted.
     """
     command = tyro.cli(
         Command,  # pyright: ignore[reportArgumentType]
@@ -63,11 +65,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError) as problem:  # DataError, CheckpointError and EncoderError are ValueErrors
+    except Exception as problem:
         if os.environ.get(TRACEBACK):
             raise
-        print(f"jrouter: {problem}", file=sys.stderr)
-        return 2
+        code, said = _told(problem)
+        print(f"jrouter: {said}", file=sys.stderr)
+        return code
+
+
+def _told(problem: Exception) -> tuple[int, str]:
+    """The exit code of what went wrong, and what to say of it."""
+    if isinstance(problem, ValueError):  # DataError, CheckpointError and EncoderError are ValueErrors
+        return 2, str(problem)
+    if isinstance(problem, OSError):
+        named = problem.filename if problem.filename2 is None else problem.filename2
+        where = "" if named is None else f"{named}: "
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            return 2, f"{where}the disk is full; make room, or write elsewhere. What was there before is as it was"
+        return 2, f"{where}{problem.strerror or problem}"
+    return 70, f"a fault of jrouter's own ({type(problem).__name__}: {problem}); {TRACEBACK}=1 shows where: report it"
 
 
 if __name__ == "__main__":
