@@ -11,8 +11,8 @@ import numpy as np
 import tyro
 
 from jrouter.app.evaluate import REFIT_ROWS
-from jrouter.app.read import LogOptions, read_team_log
-from jrouter.app.terminal import heading
+from jrouter.app.read import LogOptions, read_traffic
+from jrouter.app.terminal import check_file, heading
 from jrouter.crossing import greatest_meeting, least_meeting
 from jrouter.io.results import replace_whole, text_table
 from jrouter.nuisances.crossfit import NuisanceConfig
@@ -54,6 +54,10 @@ def calibrate_router(
     """
     if (budget is None) == (min_score is None):
         raise ValueError("give a budget or a least score, one of both")
+    if budget is not None and not 0.0 <= budget < np.inf:
+        raise ValueError(f"budget: expected a finite number of at least 0, got {budget:g}")
+    if min_score is not None and not np.isfinite(min_score):
+        raise ValueError(f"least score: expected a finite number, got {min_score:g}")
     policy, params = router.served(log.models)
     places = np.linspace(0, len(router.lambdas) - 1, max(n_lambdas, len(router.lambdas)))
     grid = jnp.asarray(np.unique(np.interp(places, np.arange(len(router.lambdas)), router.lambdas)), jnp.float32)
@@ -161,9 +165,9 @@ class Calibrate:
     def run(self) -> int:
         if (self.budget is None) == (self.min_score is None):
             raise ValueError("give --budget or --min-score, one of both")
+        check_file("--json", self.json)
         router = Router.load(self.router)
-        encoder = None if router.encoder_spec is None else router.encoder
-        with read_team_log(self.log, self.read, models=router.models, encoder=encoder, seed=self.seed) as team:
+        with read_traffic(router, self.log, self.read, seed=self.seed) as team:
             found = calibrate_router(router, team.log, budget=self.budget, min_score=self.min_score, seed=self.seed)
         print(describe_calibration(found))
         if self.json is not None:

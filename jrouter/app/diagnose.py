@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 from jrouter.app.diagnosis_page import diagnosis_page
 from jrouter.app.log_report import diagnose_log
 from jrouter.app.read import LogOptions, TeamLog, read_team_log
-from jrouter.app.terminal import bullets, heading
+from jrouter.app.terminal import bullets, check_file, heading
 from jrouter.interval import PAPER_LAMBDAS
 from jrouter.io.results import replace_whole, text_table
 
@@ -134,8 +135,11 @@ class Diagnose:
     """Of folds and samples."""
 
     def run(self) -> int:
+        lambdas = lambdas_of(self.lambdas)
+        check_file("--json", self.json)
+        check_file("--html", self.html)
         with read_team_log(self.log, self.read, seed=self.seed) as team:
-            report = diagnosed(team, lambdas=lambdas_of(self.lambdas), seed=self.seed)
+            report = diagnosed(team, lambdas=lambdas, seed=self.seed)
         print(describe_report(report))
         if self.json is not None:
             replace_whole(self.json, lambda file: file.write(json.dumps(report, indent=1) + "\n"))
@@ -148,7 +152,7 @@ def lambdas_of(given: str | None) -> list[float] | None:
     """Comma-separated lambdas; None and "auto" for None.
 
     Raises:
-      ValueError: something else than numbers.
+      ValueError: something else than ascending numbers of at least 0.
 
     >>> lambdas_of("0,300"), lambdas_of("auto")
     ([0.0, 300.0], None)
@@ -158,8 +162,12 @@ def lambdas_of(given: str | None) -> list[float] | None:
     if given == "paper":
         return list(PAPER_LAMBDAS)
     try:
-        return [float(one) for one in given.split(",")]
+        found = [float(one) for one in given.split(",")]
     except ValueError:
+        found = []
+    if not found or not np.isfinite(found).all() or found[0] < 0 or (np.diff(found) <= 0).any():
         raise ValueError(
-            f"--lambdas: expected auto, paper, or numbers with commas between them, got {given!r}"
-        ) from None
+            "--lambdas: expected auto, paper, or ascending numbers of at least 0 with commas between them, "
+            f"got {given!r}"
+        )
+    return found

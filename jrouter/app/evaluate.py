@@ -12,8 +12,8 @@ import numpy as np
 import tyro
 
 from jrouter.app.diagnose import lambdas_of
-from jrouter.app.read import LogOptions, read_team_log
-from jrouter.app.terminal import bullets, heading
+from jrouter.app.read import LogOptions, read_traffic
+from jrouter.app.terminal import bullets, check_file, heading
 from jrouter.diagnostics import diagnose
 from jrouter.estimators import scored_factor
 from jrouter.inference import wald_interval
@@ -243,12 +243,11 @@ class Evaluate:
     """Of folds and samples."""
 
     def run(self) -> int:
+        check_file("--json", self.json)
+        lambdas = lambdas_of(self.lambdas)
         router = Router.load(self.router)
-        encoder = None if router.encoder_spec is None else router.encoder
-        with read_team_log(self.log, self.read, models=router.models, encoder=encoder, seed=self.seed) as team:
-            found = evaluate_router(
-                router, team.log, lambdas=lambdas_of(self.lambdas), refit=self.refit, seed=self.seed
-            )
+        with read_traffic(router, self.log, self.read, seed=self.seed) as team:
+            found = evaluate_router(router, team.log, lambdas=lambdas, refit=self.refit, seed=self.seed)
             same = team.report.fingerprint == router.record.get("data", {}).get("fingerprint")
         if same:
             found["warnings"].insert(0, "this is the log that the router was fitted on: its values are too high")

@@ -14,7 +14,7 @@ from jrouter.app.card import router_card
 from jrouter.app.diagnose import describe_report, diagnosed, lambdas_of
 from jrouter.app.diagnosis_page import diagnosis_page
 from jrouter.app.read import LogOptions, TeamLog, read_team_log
-from jrouter.app.terminal import heading
+from jrouter.app.terminal import check_writable, heading
 from jrouter.assessment import assess
 from jrouter.io.results import plain
 from jrouter.large_logs import fit_stream
@@ -109,6 +109,17 @@ def _streamed(team: TeamLog, method: str, lambdas: Any, seed: int, assess_folds:
     return replace(router, assessment=found)
 
 
+def check_folder(flag: str, folder: Path) -> None:
+    """Before an hour's work: whether a router may be saved there.
+
+    Raises:
+      ValueError: for what is there and is no router, and for a place that cannot be written to.
+    """
+    if folder.exists() and not (folder / "manifest.json").is_file():
+        raise ValueError(f"{flag}: {folder} exists and is no router; give another folder")
+    check_writable(flag, folder)
+
+
 def save_with_pages(router: Router, folder: Path, report: dict[str, Any] | None) -> None:
     """Saves a router with its card, and with the diagnosis of its log where there is one: whole, or not at all."""
     files = {"card.html": router_card(router.manifest, report)}
@@ -144,8 +155,13 @@ class Fit:
     """Of folds, samples, initialisation and shuffling."""
 
     def run(self) -> int:
-        if self.out.exists() and not (self.out / "manifest.json").is_file():
-            raise ValueError(f"--out: {self.out} exists and is no router; give another folder")
+        check_folder("--out", self.out)
+        lambdas = lambdas_of(self.lambdas)
+        if self.method not in METHODS or METHODS[self.method]().full_feedback:
+            known = ", ".join(name for name in METHODS if not METHODS[name]().full_feedback)
+            raise ValueError(f"--method: expected one of {known}, got {self.method!r}")
+        if self.assess_folds < 0 or self.assess_folds == 1:
+            raise ValueError(f"--assess-folds: expected 0, or at least 2, got {self.assess_folds}")
         with read_team_log(self.log, self.read, seed=self.seed) as team:
             report = diagnosed(team, seed=self.seed)
             print(describe_report(report))
@@ -159,7 +175,7 @@ class Fit:
                 team,
                 report,
                 method=self.method,
-                lambdas=lambdas_of(self.lambdas),
+                lambdas=lambdas,
                 seed=self.seed,
                 assess_folds=self.assess_folds,
             )

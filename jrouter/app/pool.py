@@ -1,6 +1,7 @@
 """`jrouter pool`: what models a router has, and changes to them without training, with their estimated effect."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from jrouter.app.fit import save_with_pages
-from jrouter.app.read import LogOptions, TeamLog, pairs_of, read_team_log
+from jrouter.app.fit import check_folder, save_with_pages
+from jrouter.app.read import LogOptions, TeamLog, pairs_of, read_traffic
 from jrouter.app.terminal import heading
 from jrouter.io.results import plain, text_table
 from jrouter.off_policy import fixed_policy_value, paired_difference
@@ -224,18 +225,19 @@ class Pool:
 
     def run(self) -> int:
         router = Router.load(self.router)
-        changes = self.keep or self.drop or self.prune or self.price or self.add
-        if not changes:
+        changes = (self.keep, self.drop, self.add, self.price or None, self.prune or None)
+        if all(change is None for change in changes):
             print(list_models(router))
             return 0
-        if self.add and self.log is None:
+        if self.add is not None and self.log is None:
             raise ValueError("--add needs --log: a log with scored rows of the new model")
+        if self.write is not None:
+            check_folder("--write", self.write)
         if self.log is None:
             after = self._changed(router, None)
             effect = effect_as_trained(router, after)
         else:
-            encoder = None if router.encoder_spec is None else router.encoder
-            with read_team_log(self.log, self.read, models=router.models, encoder=encoder, seed=self.seed) as team:
+            with read_traffic(router, self.log, self.read, seed=self.seed) as team:
                 after = self._changed(router, team)
                 log = _aligned(team.log, after.models)
                 effect = effect_of(router, after, log, seed=self.seed)
@@ -249,10 +251,8 @@ class Pool:
             print("\n".join(f"  {entry['what']}" for entry in history[len(router.record.get("history", [])) :]))
             print(describe_effect(effect, cost_unit=router.cost_unit))
         if self.write is None:
-            print(
-                "Nothing was written: --write FOLDER saves it." if not self.json else "",
-                end="\n" if not self.json else "",
-            )
+            if not self.json:
+                print("Nothing was written: --write FOLDER saves it.")
             return 0
         save_with_pages(after, self.write, _report_beside(self.router))
         if not self.json:
@@ -260,15 +260,16 @@ class Pool:
         return 0
 
     def _changed(self, router: Router, team: TeamLog | None) -> Router:
-        after = router
-        if self.add:
+        after, said = router, sys.stderr if self.json else sys.stdout
+        if self.add is not None:
             assert team is not None
             extended = _added(after, self.add, team)
             after = extended.router
             print(
                 f"{self.add}: its score after {extended.relative}'s, {100 * extended.shift:+.1f} points on average; "
                 f"each query left out, the error goes from {extended.plain_error:.3f} to {extended.error:.3f}; "
-                f"its cost is {extended.cost_ratio:.3g} times {extended.cost_relative}'s"
+                f"its cost is {extended.cost_ratio:.3g} times {extended.cost_relative}'s",
+                file=said,
             )
         if self.price:
             pairs = pairs_of("--price", self.price)
@@ -276,21 +277,30 @@ class Pool:
                 after = reprice(after, {name: float(multiple) for name, multiple in pairs.items()})
             except ValueError as problem:
                 raise ValueError(f"--price: expected model=multiple: {problem}") from None
-        if self.keep:
-            after = restrict(after, self.keep.split(","))
-        if self.drop:
-            gone = self.drop.split(",")
-            unknown = [name for name in gone if name not in after.models]
-            if unknown:
-                raise ValueError(f"--drop: unknown model {unknown[0]!r}, expected some of {', '.join(after.models)}")
+        if self.keep is not None:
+            after = restrict(after, _names("--keep", self.keep, after))
+        if self.drop is not None:
+            gone = _names("--drop", self.drop, after)
+            if not set(after.pool) - set(gone):
+                raise ValueError(f"--drop: no model would be left in use; those in use are {', '.join(after.pool)}")
             after = restrict(after, [name for name in after.pool if name not in gone])
         if self.prune:
             found = prunable(after, None if team is None else np.asarray(team.log.x))
             print(
-                f"never chosen: {', '.join(found.unused) or 'none'}; dominated: {', '.join(found.dominated) or 'none'}"
+                f"never chosen: {', '.join(found.unused) or 'none'}; dominated: {', '.join(found.dominated) or 'none'}",
+                file=said,
             )
             after = prune(after, found)
         return after
+
+
+def _names(flag: str, given: str, router: Router) -> list[str]:
+    """The models that a flag names, with commas between them."""
+    names = [name.strip() for name in given.split(",")]
+    for name in names:
+        if name not in router.models:
+            raise ValueError(f"{flag}: unknown model {name!r}, expected some of {', '.join(router.models)}")
+    return names
 
 
 def _aligned(log: LoggedData, models: tuple[str, ...]) -> LoggedData:
@@ -305,4 +315,7 @@ def _aligned(log: LoggedData, models: tuple[str, ...]) -> LoggedData:
 
 def _report_beside(folder: Path) -> dict[str, Any] | None:
     file = folder / "diagnosis.json"
-    return json.loads(file.read_text()) if file.is_file() else None
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except ValueError as problem:
+        raise ValueError(f"{file}: not readable as JSON ({problem}); delete it, and the card goes without it") from None

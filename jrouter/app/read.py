@@ -20,6 +20,7 @@ from jrouter.io.contract import Contract, read_contract
 from jrouter.io.ingest import ingest
 from jrouter.io.logs import read_log
 from jrouter.io.read_report import Ingested, ReadReport
+from jrouter.router import Router
 from jrouter.types import LoggedData
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
@@ -67,8 +68,14 @@ class LogOptions:
         """The contract of the file, with the flags in place of what it says.
 
         Raises:
-          ValueError: for a `map` without an equals sign.
+          ValueError: for a `map` without an equals sign, and for flags out of range.
         """
+        if self.rows < 1:
+            raise ValueError(f"--rows: expected at least 1, got {self.rows}")
+        if not 0.0 <= self.max_rejected <= 1.0:
+            raise ValueError(f"--max-rejected: expected a share from 0 to 1, got {self.max_rejected:g}")
+        if self.work is not None and not self.work.is_dir():
+            raise ValueError(f"--work: {self.work} is no folder; make it, or give another")
         contract = Contract() if self.contract is None else read_contract(self.contract)
         return contract.changed(
             columns=pairs_of("--map", self.map) or None,
@@ -144,6 +151,8 @@ def read_team_log(
       ValueError: for options that contradict each other.
     """
     contract = options.as_contract()
+    if seed < 0:
+        raise ValueError(f"--seed: expected at least 0, got {seed}")
     chosen = encoder
     if chosen is None and (options.encoder is not None or options.window or options.question):
         chosen = load_encoder(options.encoder or "hashing", window=options.window, question=options.question)
@@ -163,6 +172,25 @@ def read_team_log(
         rows = sample_rows(made.folder, options.rows / made.report.rows_kept, seed=seed) if sampled else made.folder
         log = read_log(rows, models=names, cost_unit=contract.cost_unit)
         yield TeamLog(log, made.report, made.folder, chosen, sampled)
+
+
+@contextmanager
+def read_traffic(router: Router, source: Any, options: LogOptions, *, seed: int = 0) -> Iterator[TeamLog]:
+    """Reads a log for a router: its models come first, in its order, and its encoder embeds the log's texts.
+
+    Raises:
+      ValueError: as `read_team_log`, and for embeddings of another width than the router's.
+    """
+    encoder = None if router.encoder_spec is None else router.encoder
+    with read_team_log(source, options, models=router.models, encoder=encoder, seed=seed) as team:
+        width = team.log.x.shape[1]
+        if width != router.dim:
+            by = f" of '{router.embedding}'" if router.embedding else ""
+            raise ValueError(
+                f"{source}: its embeddings have {width} numbers, the router reads {router.dim}{by}; give a log "
+                "embedded as the one it was fitted on was (--embedding takes one of several columns)"
+            )
+        yield team
 
 
 def embedding_of(encoder: Encoder | None) -> dict[str, Any]:
