@@ -1,7 +1,7 @@
 """`jrouter plan`: how many more logged queries, or how much exploration, until a gain can be seen."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import tyro
 
-from jrouter.app.read import LogOptions, read_team_log
-from jrouter.app.terminal import heading
+from jrouter.app.read import LogOptions, read_team_log, read_traffic
+from jrouter.app.terminal import check_file, heading
 from jrouter.interval import lambda_grid
 from jrouter.io.results import replace_whole
 from jrouter.metrics import decide, utility
@@ -61,6 +61,10 @@ def plan_log(
     if not gain > 0 or not 0 < power < 1:
         raise ValueError(f"expected a gain above 0 and a power between 0 and 1, got {gain:g} and {power:g}")
     n = int(log.model.shape[0])
+    if not np.isfinite(lam or 0.0) or (lam or 0.0) < 0:
+        raise ValueError(f"lambda: expected a finite number of at least 0, got {lam}")
+    # New logs are drawn by the propensity of every model, which a log that holds its own choice's does not tell.
+    log = replace(log, propensity=None)
     grid = np.asarray(lambda_grid(log))
     lam = float(grid[len(grid) // 2]) if lam is None else float(lam)
     split = split_log([log], seeds=[seed])[0]
@@ -143,10 +147,14 @@ class Plan:
     """Of folds, samples and simulations."""
 
     def run(self) -> int:
+        check_file("--json", self.json)
         router = None if self.router is None else Router.load(self.router)
-        encoder = None if router is None or router.encoder_spec is None else router.encoder
-        models = None if router is None else router.models
-        with read_team_log(self.log, self.read, models=models, encoder=encoder, seed=self.seed) as team:
+        reading = (
+            read_team_log(self.log, self.read, seed=self.seed)
+            if router is None
+            else read_traffic(router, self.log, self.read, seed=self.seed)
+        )
+        with reading as team:
             found = plan_log(
                 team.log,
                 gain=self.gain,
