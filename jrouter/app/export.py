@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from jrouter.app.terminal import check_writable
 from jrouter.io.columns import DataError
 from jrouter.io.export import PLATFORMS, SUFFIX, beside, exported, load_exported, parity, serialised
 from jrouter.io.results import replace_bytes, replace_whole
@@ -88,9 +89,13 @@ class Export:
     def run(self) -> int:
         if self.batch < 1:
             raise ValueError(f"--batch: expected at least 1, got {self.batch}")
+        platforms = tuple(one.strip() for one in self.platforms.split(","))
+        if unknown := [one for one in platforms if one not in (*PLATFORMS, "rocm")]:
+            raise ValueError(f"--platforms: expected some of {', '.join(PLATFORMS)}, rocm, got {unknown[0]!r}")
         out = self.out or self.router.parent / f"{self.router.name}-export"
-        found = export_router(
-            Router.load(self.router), out, batch=self.batch, platforms=tuple(self.platforms.split(","))
-        )
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"--out: {out} is no folder; give another")
+        check_writable("--out", out)
+        found = export_router(Router.load(self.router), out, batch=self.batch, platforms=platforms)
         print(json.dumps({"folder": str(out), "files": found}, indent=1))
         return 0

@@ -228,13 +228,14 @@ class Route:
         router = Router.load(self.router)
         options = RouteOptions(
             lam=self.lam,
-            allowed=None if self.allow is None else tuple(self.allow.split(",")),
+            allowed=None if self.allow is None else tuple(name.strip() for name in self.allow.split(",")),
             max_cost=self.max_cost,
             min_score=self.min_score,
             explore=self.explore,
             previous=self.previous,
             switch_cost=self.switch_cost,
         )
+        self._check(router)
         # What is wrong with the options must not be told once a line.
         router.decide(
             np.zeros(router.dim, np.float32),
@@ -262,6 +263,22 @@ class Route:
             )
         print(f"jrouter: {counts.decided:,} lines decided, {counts.bad:,} skipped", file=sys.stderr)
         return 1 if counts.bad and not counts.decided else 0
+
+    def _check(self, router: Router) -> None:
+        """Raises ValueError for what `Router.decide` would take, and nobody means, or would call by another name."""
+        if not (self.lam >= 0 and np.isfinite(self.lam)):
+            raise ValueError(f"--lambda: expected a finite number of at least 0, got {self.lam:g}")
+        if not 0.0 <= self.explore <= 1.0:
+            raise ValueError(f"--explore: expected a share from 0 to 1, got {self.explore:g}")
+        if not (self.switch_cost >= 0 and np.isfinite(self.switch_cost)):
+            raise ValueError(f"--switch-cost: expected a finite number of at least 0, got {self.switch_cost:g}")
+        if self.seed is not None and self.seed < 0:
+            raise ValueError(f"--seed: expected at least 0, got {self.seed}")
+        known = ", ".join(router.models)
+        for flag, names in (("--allow", self.allow or None), ("--previous", self.previous)):
+            for name in [] if names is None else [names] if flag == "--previous" else names.split(","):
+                if name.strip() not in router.models:
+                    raise ValueError(f"{flag}: unknown model {name.strip()!r}, expected some of {known}")
 
 
 def _complain(number: int, problem: str) -> None:
