@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
+from jrouter.io.exchange import take_place
+
 FORMAT = 2
 READABLE = (1, 2)
 """Formats that this version reads."""
@@ -66,18 +68,7 @@ def save(
             (partial / name).write_text(text, encoding="utf-8")
         (partial / "manifest.json").write_text(json.dumps(record, indent=1) + "\n")
         partial.chmod(0o755)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
-            folder.rename(old / folder.name)
-            try:
-                partial.rename(folder)
-            except BaseException:
-                (old / folder.name).rename(folder)
-                old.rmdir()
-                raise
-            shutil.rmtree(old)
-        else:
-            partial.rename(folder)
+        take_place(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -91,7 +82,9 @@ def load_manifest(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder).absolute() / "manifest.json"
     if not path.is_file():
-        raise CheckpointError(f"{folder}: no checkpoint here (manifest.json is missing)")
+        raise CheckpointError(
+            f"{folder}: no checkpoint here (manifest.json is missing); give a folder that `jrouter fit` or `save` wrote"
+        )
     try:
         manifest = json.loads(path.read_text())
     except ValueError as error:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from jrouter.io.columns import DataError, describe, is_list, is_text
 from jrouter.io.contract import KEPT
+from jrouter.io.exchange import take_place
 from jrouter.io.raw_columns import nulls
 from jrouter.io.record_stream import ROWS
 
@@ -224,18 +225,7 @@ def folder_replaced(folder: Path) -> Iterator[Path]:
 
 def _take_place(partial: Path, folder: Path) -> None:
     partial.chmod(0o755)
-    if not folder.exists():
-        partial.rename(folder)
-        return
-    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
-    folder.rename(old / folder.name)
-    try:
-        partial.rename(folder)
-    except BaseException:
-        (old / folder.name).rename(folder)
-        old.rmdir()
-        raise
-    shutil.rmtree(old)
+    take_place(partial, folder)
 
 
 def check_target(folder: Path) -> None:
