@@ -33,12 +33,12 @@ def test_with_full_feedback_the_log_does_not_matter():
     problem = world.problem_of()
     nothing = jnp.zeros_like(problem.nuisances.score)
     run = world.program(method)
-    values = [
-        run(one, jnp.asarray(X, jnp.float32), jnp.asarray(world.LAMBDAS))[1]
+    ours, theirs = (
+        np.asarray(run(one, jnp.asarray(X, jnp.float32), jnp.asarray(world.LAMBDAS))[1])
         for one in (problem, replace(problem, nuisances=replace(problem.nuisances, score=nothing)))
-    ]
-    np.testing.assert_array_equal(*values)
-    assert world.share_right(np.asarray(values[0])[:, 0], CLUSTER, 0.0) > 0.9
+    )
+    np.testing.assert_array_equal(ours, theirs)
+    assert world.share_right(ours[:, 0], CLUSTER, 0.0) > 0.9
 
 
 def test_labels_are_on_average_a_win_and_half_a_tie():

@@ -8,7 +8,7 @@ their system does with it. Those with `Method.full_feedback` need every model's 
 
 from collections.abc import Callable
 
-from baselines import imitation, kmeans, matrix_factorisation, routellm, uniroute
+from baselines import carrot_convex, imitation, kmeans, linucb, matrix_factorisation, rorf, routellm, uniroute
 from jrouter.policy import Method
 
 BASELINES: dict[str, Callable[..., Method]] = {
@@ -18,6 +18,9 @@ BASELINES: dict[str, Callable[..., Method]] = {
     "kmeans_full": kmeans.kmeans_full,
     "matrix_factorisation": matrix_factorisation.matrix_factorisation,
     "tensor_factorisation": matrix_factorisation.tensor_factorisation,
+    **carrot_convex.VARIANTS,
+    **linucb.VARIANTS,
+    "rorf": rorf.rorf,
     "routellm_mf": routellm.routellm_mf,
     "routellm_sw": routellm.routellm_sw,
     "routellm_classifier": routellm.routellm_classifier,
