@@ -129,11 +129,14 @@ def test_hull_of_one_point_and_of_equal_costs():
 def test_hull_and_aiq_are_what_pairs_of_points_say(curve, one, other):
     low, high = float(min(one, other)), float(max(one, other))
     at = np.arange(0.0, 10.0, 0.5)
-    wanted = [hull_by_pairs(*curve, float(c)) for c in at]
-    np.testing.assert_allclose(hull_at(*curve, at), wanted, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(aiq(*curve, low=low, high=high), aiq_by_pairs(*curve, low, high), rtol=1e-5, atol=1e-6)
+    cost, score = curve
+    wanted = [hull_by_pairs(cost, score, float(c)) for c in at]
+    np.testing.assert_allclose(hull_at(cost, score, at), wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        aiq(cost, score, low=low, high=high), aiq_by_pairs(cost, score, low, high), rtol=1e-5, atol=1e-6
+    )
     own = [float(end) for end in (curve[0].min(), curve[0].max())]
-    np.testing.assert_allclose(_aiq(*curve), aiq_by_pairs(*curve, *own), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(_aiq(cost, score), aiq_by_pairs(cost, score, own[0], own[1]), rtol=1e-5, atol=1e-6)
 
 
 @PROPERTY
@@ -227,9 +230,10 @@ def test_apgr_and_cpt_are_what_their_definitions_say(curve, recovered, order):
     x = np.array(sorted(best))
     y = (np.array([best[c] for c in x]) - weak) / (strong - weak)
     area = float((np.diff(x) * (y[1:] + y[:-1]) / 2).sum())
-    np.testing.assert_allclose(apgr(*curve, weak, strong), area, rtol=1e-4, atol=1e-5)
+    share, score = curve
+    np.testing.assert_allclose(apgr(share, score, weak, strong), area, rtol=1e-4, atol=1e-5)
     # By a fine grid: at the threshold the curve is there, before it is not.
-    found = float(call_threshold(*curve, weak, strong, recovered=recovered))
+    found = float(call_threshold(share, score, weak, strong, recovered=recovered))
     fine = np.linspace(0, 1, 20001)
     above = np.flatnonzero(np.interp(fine, x, y) >= recovered - 1e-6)
     assert found == np.inf if above.size == 0 else abs(found - fine[above[0]]) < 2e-4
