@@ -7,6 +7,7 @@ import numpy as np
 
 from jrouter.amended import Decided, amended, deciding
 from jrouter.compiled_policy import CompiledPolicy, finite_rows
+from jrouter.compiled_texts import CompiledTexts
 from jrouter.decision import Limits
 from jrouter.forecast import Forecast
 from jrouter.forecast import forecast as forecast_of
@@ -48,17 +49,21 @@ class CompiledDecisions:
       forecasts: of all T models, those added since at the end.
       price: T multiples.
       dim: width of the embeddings.
+
+    Attributes:
+      programs: "decisions", of rows with the index of each dialogue's model (-1 for none) and a uniform number; its
+        pools are (pool, limits), or None for all models without limits.
     """
 
     def __init__(self, policy: Policy, params: Any, forecasts: Forecast, price: tuple[float, ...], dim: int):
         n_models = len(price)
-        whole = amended(policy)
+        whole, every = amended(policy), (True,) * n_models
 
-        def place(key: tuple[tuple[bool, ...], Limits]) -> tuple[np.ndarray, Limits]:
-            pool, limits = key
+        def place(key: tuple[tuple[bool, ...], Limits] | None) -> tuple[np.ndarray, Limits]:
+            pool, limits = key or (every, Limits())
             return np.array(pool), jax.tree.map(np.float32, limits)
 
-        self._programs = CompiledPolicy(
+        self.programs = CompiledPolicy(
             whole,
             {"policy": params, "forecast": forecasts, "price": np.array(price, np.float32)},
             dim,
@@ -67,19 +72,33 @@ class CompiledDecisions:
             beside=(np.int32(0), np.float32(0)),
             place=place,
         )
-        self._every = (True,) * n_models
         self._forecasts = jax.jit(jax.vmap(lambda params, x: forecast_of(params, x), in_axes=(None, 0)))
-        self._forecast_params = jax.device_put(forecasts, self._programs.device)
+        self._forecast_params = jax.device_put(forecasts, self.programs.device)
 
     def __call__(
-        self, x: np.ndarray, previous: np.ndarray, draw: np.ndarray, lam: float, pool: tuple[bool, ...], limits: Limits
+        self,
+        queries: Any,
+        previous: np.ndarray,
+        draw: np.ndarray,
+        lam: float,
+        pool: tuple[bool, ...],
+        limits: Limits,
+        *,
+        texts: CompiledTexts | None = None,
     ) -> Decided:
-        """Decides rows x [n, d], with the index of each dialogue's model (-1 for none) and uniform numbers [n]."""
-        return Decided(*self._programs.answer("decisions", (x, previous, draw), lam, (pool, limits)))
+        """Decides rows [n, d], with the index of each dialogue's model (-1 for none) and uniform numbers [n].
+
+        Args:
+          queries: the rows; or n texts, where `texts` reads them.
+          texts: of these `programs`, from tokens to decisions.
+        """
+        if texts is not None:
+            return Decided(*texts.answer("decisions", queries, lam, (pool, limits), (previous, draw)))
+        return Decided(*self.programs.answer("decisions", (queries, previous, draw), lam, (pool, limits)))
 
     def compile(self, sizes: Any = None) -> None:
         """Compiles the programs of these batch sizes; None for all."""
-        self._programs.compile(sizes, (self._every, Limits()))
+        self.programs.compile(sizes)
 
     def forecast(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Score and cost [n, T] of rows x [n, d], at the prices of training."""

@@ -97,9 +97,13 @@ class CompiledPolicy:
     def _mask_of(self, pool: Pool) -> np.ndarray:
         return np.ones(self._n_models, bool) if pool is None else np.array(pool)
 
+    def zeros_beside(self, n: int) -> tuple[np.ndarray, ...]:
+        """What n rows have beside their embeddings, as zeros [n] to be filled."""
+        return tuple(np.zeros(n, one.dtype) for one in self._beside)
+
     def _empty(self, size: int) -> Any:
         x = np.zeros((size, self._dim), np.float32)
-        return (x, *(np.zeros(size, one.dtype) for one in self._beside)) if self._beside else x
+        return (x, *self.zeros_beside(size)) if self._beside else x
 
     def _run(self, name: str, x: Any, lam: float, pool: Pool) -> list[np.ndarray]:
         """What a program gives for rows x, as many as one of the sizes."""

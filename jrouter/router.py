@@ -170,7 +170,8 @@ class Router:
 
     @functools.cached_property
     def _texts(self) -> CompiledTexts:
-        return CompiledTexts(self.encoder, self._policy)
+        deciding = () if self.forecasts is None else (self._decisions.programs,)
+        return CompiledTexts(self.encoder, self._policy, *deciding)
 
     def with_encoder(self, encoder: Encoder) -> "Router":
         """This router, reading texts too, by the encoder that made the embeddings of its log.
@@ -284,7 +285,7 @@ class Router:
         return min(self.assessment, key=lambda one: abs(one.lam - nearest))
 
     def compile(self, batch_sizes: Sequence[int] | None = None, *, texts: Sequence[Any] = ()) -> None:
-        """Compiles what `route` and `probabilities` need, before a service takes traffic: later calls compile nothing.
+        """Compiles what `route`, `probabilities` and `decide` need, before a service takes traffic; nothing after it.
 
         Rows are padded to the next batch size, and more than the largest go in pieces. Without this call the
         batch sizes are powers of two, to 1,024 on a CPU, 8,192 on an accelerator, or less if that needs more
@@ -309,9 +310,6 @@ class Router:
             self._decisions.compile(batch_sizes)
         if texts:
             self._texts.compile(texts)
-            if self.encoder.mesh is None:  # `decide` embeds first
-                for text in texts:
-                    self.encoder.encode([text], progress=False)
 
     def probabilities(self, x: Any, lam: float, allowed: Iterable[str] | None = None) -> np.ndarray:
         """Probability of each model: [T] for one query, [n, T] for n of them.
@@ -410,7 +408,7 @@ class Router:
         `min_score`; where none does, the nearest to it, and `Decision.unmet` says so.
 
         Args:
-          x: as of `route`; texts are embedded first, then decided.
+          x: as of `route`.
           lam: cost preference, score per unit of cost; clipped to the fitted range.
           allowed: names of the models that may be chosen; None for all.
           max_cost: of each query, in `cost_unit`.
@@ -428,9 +426,10 @@ class Router:
           ValueError: as `probabilities`; limits that are not finite, exploration outside [0, 1]; a router without
             forecasts.
         """
-        _, rows, one = self._queries(x)
-        if not isinstance(rows, np.ndarray):
-            rows = np.asarray(rows if isinstance(rows, jax.Array) else self.encoder.encode(rows, progress=False))
+        deciding = self._deciding()
+        answers, rows, one = self._queries(x)
+        texts = answers if isinstance(answers, CompiledTexts) else None
+        rows = np.asarray(rows) if texts is None else rows
         for name, value in (("max_cost", max_cost), ("min_score", min_score), ("switch_cost", switch_cost)):
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"{name}: expected a finite number, got {value}")
@@ -451,7 +450,7 @@ class Router:
             float(switch_cost),
             float(explore),
         )
-        found = self._deciding()(rows, before, draw, used, pool, limits)
+        found = deciding(rows, before, draw, used, pool, limits, texts=texts)
         if not found.finite.all():
             raise self._not_finite(found.finite)
         decisions = [self._said(found, row, used, explore) for row in range(len(rows))]

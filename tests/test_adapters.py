@@ -200,6 +200,11 @@ def test_litellm_takes_the_name_that_the_strategy_knew():
     assert one("litellm_spend", metadata="{}", model="")["model"] == "9f2c0e"
     other = {"spend_logs_metadata": {"allowed_models": ["something else"]}}
     assert one("litellm_spend", metadata=other)["model"] == "gpt-4o-mini"  # reading the log will reject the row
+    # What the strategy wrote comes before what the gateway calls it.
+    drawn = {"spend_logs_metadata": {litellm.MODEL: "best", litellm.ALLOWED_MODELS: ["best", "gpt-4o-mini"]}}
+    for name in ("litellm_spend", "litellm_payload"):
+        assert one(name, metadata=drawn)["model"] == "best"
+        assert (litellm.MODEL in dict(ADAPTERS[name].mapping)["model"]) and one(name, metadata={})["model"] != "best"
 
 
 def test_litellm_costs_of_0_are_missing_unless_confirmed():

@@ -4,6 +4,8 @@ import json
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -65,6 +67,51 @@ def test_text_is_decided_as_its_embedding_is():
         )
     assert [router().route(query, 5.0) for query in queries] == router().route(queries, 5.0)
     assert router().probabilities(queries[0], 5.0).shape == (2,)
+
+
+def same(decisions, others):
+    """Whether decisions are the same but for rounding: a program of other shapes sums in another order."""
+    for one, other in zip(decisions, others, strict=True):
+        np.testing.assert_allclose((one.score, one.cost), (other.score, other.cost), rtol=1e-4, atol=1e-7)
+        assert one._replace(score=0.0, cost=0.0) == other._replace(score=0.0, cost=0.0)
+    return True
+
+
+def test_a_decision_on_text_is_that_on_its_embedding():
+    queries = [*texts(23, seed=9), "", "prove " * 500, CHAT]  # of two widths, in several batches
+    x = encoder().encode(queries)
+    previous = [None, "small", "large", "gone"] * 6 + [None, "small"]
+    for asked in (
+        {},
+        {"explore": 0.5, "seed": 3},
+        {"allowed": ["small"], "explore": 1.0, "seed": 4},
+        {"max_cost": 9e-4, "min_score": 0.5},
+        {"previous": previous, "switch_cost": 0.05, "explore": 0.3, "seed": 5},
+    ):
+        assert same(router().decide(queries, 5.0, **asked), router().decide(x, 5.0, **asked))
+    drawn = router().decide(queries, 5.0, explore=0.5, seed=3)
+    assert {round(decision.propensity, 6) for decision in drawn} == {0.25, 0.75}
+    kept = router().decide(queries, 5.0, previous=previous, switch_cost=1.0)
+    assert {decision.kept for decision in kept} == {True, False}
+    assert same([router().decide(query, 5.0) for query in queries], router().decide(queries, 5.0))
+
+
+def test_threads_that_decide_texts_get_their_own_decisions():
+    one = pickle.loads(pickle.dumps(router()))  # which compiles while they ask
+    queries = texts(40, seed=10)
+    expected = router().decide(queries, 5.0)
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(2):
+            assert same(threads.map(lambda query: one.decide(query, 5.0), queries), expected)
+
+
+def test_a_text_whose_embedding_is_not_finite_is_refused():
+    broken = replace(
+        encoder(), kind=encoder().kind._replace(apply=lambda *given: encoder().kind.apply(*given) * np.nan)
+    )
+    for decide in (router().with_encoder(broken).decide, router().with_encoder(broken).route):
+        with pytest.raises(ValueError, match="x: row 0 is not finite"):
+            decide(["prove", "greet"], 5.0)
 
 
 def test_a_chat_is_one_query_and_a_list_of_chats_several():
@@ -143,6 +190,8 @@ def test_nothing_compiles_after_compile():
         one.route(examples[0], 3.0)
         one.route(list(reversed(examples)), 3.0)
         one.probabilities(examples, 3.0, ["large"])
+        one.decide(examples[0], 3.0, explore=0.1)
+        one.decide(examples[::-1], 3.0, allowed=["large"], max_cost=1e-3, previous="small", switch_cost=1e-3)
         assert not compiled
         one.route("prove " * 400, 3.0)  # longer than any example
         assert compiled
@@ -156,3 +205,5 @@ def test_with_a_mesh_texts_are_embedded_on_it_and_decided_the_same():
     queries = [*texts(9, seed=8), CHAT]
     assert shared.route(queries, 2.0) == router().route(queries, 2.0)
     np.testing.assert_allclose(shared.probabilities(queries, 2.0), router().probabilities(queries, 2.0), atol=1e-6)
+    asked = {"explore": 0.5, "seed": 3, "previous": "small"}
+    assert same(shared.decide(queries, 2.0, **asked), router().decide(queries, 2.0, **asked))

@@ -22,8 +22,7 @@ In the proxy, two files beside each other; `litellm --config config.yaml`:
 
     # route_by_jrouter.py
     from jrouter.app.litellm_strategy import proxy_hook
-    from jrouter.app.litellm_deployments import Deployment, id_of, listed_healthy, names_of, weighted, without
-from jrouter.app.service import Service
+    from jrouter.app.service import Service
     hook = proxy_hook(Service("router", lam=300, fallback="openai/gpt-small", explore=0.05))
 
 LiteLLM has no setting for a strategy of one's own: the hook sees every request and installs the strategy where it is
@@ -46,11 +45,9 @@ from jrouter.app.litellm_deployments import Deployment, id_of, listed_healthy, n
 from jrouter.app.service import Service
 from jrouter.encoders.tensors import EncoderError
 from jrouter.encoders.texts import last_turns
-from jrouter.io.adapters.litellm import ALLOWED_MODELS, LAMBDA, PROPENSITY, ROUTER
+from jrouter.io.adapters.litellm import ALLOWED_MODELS, LAMBDA, MODEL, PROPENSITY, ROUTER
 from jrouter.router import Router
 
-MODEL = "jrouter_model"
-"""The model drawn, under the router's name, in spend_logs_metadata."""
 DRAWN = "jrouter_drawn"
 """Key of a request's metadata, for when LiteLLM tries it again."""
 WRITTEN = (LAMBDA, PROPENSITY, ROUTER, ALLOWED_MODELS, MODEL)

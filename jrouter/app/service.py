@@ -140,7 +140,7 @@ class Service:
         try:
             decision = router.decide(query, used, **settings)
         except Exception as problem:  # whatever a query holds, its user gets an answer
-            # Warnings, where they are errors, are of queries too: texts that are cut, numbers beyond float32.
+            # Warnings, where they are errors, are of queries too: numbers beyond float32.
             reason = "query" if isinstance(problem, ValueError | TypeError | Warning) else "error"
             return self._fall_back(router, reason, f"{type(problem).__name__}: {problem}", used, settings)
         if not isinstance(decision, Decision):

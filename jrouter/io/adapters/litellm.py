@@ -17,6 +17,8 @@ LAMBDA = "jrouter_lambda"
 PROPENSITY = "jrouter_propensity"
 ROUTER = "jrouter_router"
 ALLOWED_MODELS = "jrouter_allowed_models"
+MODEL = "jrouter_model"
+"""The model drawn, under the router's name for it."""
 
 WRITTEN = ("metadata", "spend_logs_metadata")
 NO_CHAT = ("embedding", "image", "transcription", "speech", "moderation", "rerank")
@@ -29,7 +31,7 @@ def spend_rows(record: Mapping[str, Any]) -> Iterable[Row | Dropped]:
 
     request_id     <- request_id
     query          <- proxy_server_request (its messages), else messages ("{}" but for realtime calls)
-    model          <- model; with allowed_models whichever of model, model_id and model_group is among them
+    model          <- spend_logs_metadata: jrouter_model; else model, or model_id or model_group if one is allowed
     cost           <- spend; 0 is missing (models without a price log 0) unless metadata.cost_breakdown confirms it
     propensity     <- metadata.spend_logs_metadata: jrouter_propensity, or propensity
     timestamp      <- startTime
@@ -53,7 +55,7 @@ def payload_rows(record: Mapping[str, Any]) -> Iterable[Row | Dropped]:
 
     request_id     <- id, else litellm_call_id
     query          <- messages
-    model          <- model; with allowed_models whichever of model, model_id and model_group is among them
+    model          <- spend_logs_metadata: jrouter_model; else model, or model_id or model_group if one is allowed
     cost           <- response_cost; 0 is missing (models without a price log 0) unless cost_breakdown confirms it
     propensity     <- metadata.spend_logs_metadata: jrouter_propensity, or propensity
     timestamp      <- startTime
@@ -127,6 +129,9 @@ def _why_dropped(record: Mapping[str, Any]) -> str | None:
 
 def _model(record: Mapping[str, Any], allowed: list[str] | None) -> str | None:
     """The name under which the strategy knew the model; without one, that of the provider."""
+    drawn = fields.text(record, (*WRITTEN, MODEL))
+    if drawn is not None:
+        return drawn
     model, provider = fields.text(record, "model"), fields.text(record, "custom_llm_provider")
     prefixed = None if model is None or provider is None else f"{provider}/{model}"
     known = [model, prefixed, fields.text(record, "model_id"), fields.text(record, "model_group")]
