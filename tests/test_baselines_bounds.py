@@ -76,7 +76,7 @@ def test_rules_differ_where_little_was_logged(rule):
     _, values = world.fitted(method, seldom_logged(), X)
     share = np.bincount(values[:, 0].argmax(axis=1), minlength=3) / len(X)
     if rule == "lower":
-        assert share[2] < 0.2 and share[0] > 0.7
+        assert share[2] < 0.2
     elif rule == "thompson":
         assert method.policy.stochastic is True
         assert 0.5 < np.exp(values[:, 0, 2]).mean() < 0.999
