@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_service import MODELS, of_texts
+from test_service import MODELS, made, of_texts
 
+from jrouter.app import cli
 from jrouter.app.litellm_deployments import weighted
-from jrouter.app.litellm_strategy import MODEL, Strategy, _Drawn, install, is_installed
+from jrouter.app.litellm_strategy import Strategy, _Drawn, install, is_installed
 from jrouter.app.service import Service
 from jrouter.compiled_decisions import Decision
+from jrouter.encoders.load import load_encoder
 from jrouter.io.adapters import ADAPTERS, Dropped
-from jrouter.io.adapters.litellm import ALLOWED_MODELS, LAMBDA, PROPENSITY, ROUTER
+from jrouter.io.adapters.litellm import ALLOWED_MODELS, LAMBDA, MODEL, PROPENSITY, ROUTER
 from jrouter.io.contract import Contract
 from jrouter.io.ingest import ingest
 from jrouter.io.logs import read_log
@@ -36,8 +38,9 @@ FAILS = "litellm.InternalServerError"
 class Spy(Service):
     """A service that remembers what it decided."""
 
-    def __init__(self, **settings):
-        super().__init__(of_texts(), lam=10.0, fallback="small", warm=["short"], seed=0, **settings)
+    def __init__(self, router=None, **settings):
+        settings = {"fallback": "small", "warm": ["short"], **settings}
+        super().__init__(router or of_texts(), lam=10.0, seed=0, **settings)
         self.decisions = []
 
     def decide(self, query, lam=None, **settings):
@@ -162,6 +165,50 @@ def test_the_circle_closes(payloads, tmp_path):
     np.testing.assert_allclose(log.x, encoder.encode([chat(f"question {number}") for number in range(60)]), atol=1e-6)
     # 10 tokens in and 20 out, always: mock answers have no others.
     np.testing.assert_allclose(log.cost, [1e-4 * (1 + len(one.model)) + 2e-4 for one in decisions], rtol=1e-5)
+
+
+def test_the_circle_goes_on_to_a_verdict(payloads, tmp_path, monkeypatch, capsys):
+    """As at a desk: answers are logged, scored, and diagnosed by the command."""
+    monkeypatch.setattr("jrouter.encoders.load.HASHING_DIM", 8)
+    gateway, service = gateway_of(), Spy(explore=0.6)
+    install(gateway, service)
+    answers = [ask(gateway, f"{'prove' if number % 2 else 'greet'} number {number}") for number in range(240)]
+    found = payloads.of(answers)
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(payload, default=str) + "\n" for payload in found))
+    rng = np.random.default_rng(0)
+    means = [0.8 if decision.model == "medium" else 0.5 for _, decision in service.decisions]
+    rows = [f"{answer.id},{rng.random() < mean:d}" for answer, mean in zip(answers, means, strict=True)]
+    (tmp_path / "scores.csv").write_text("\n".join(["request_id,score", *rows]))
+    files = [str(tmp_path / name) for name in ("log.jsonl", "scores.csv", "report.json")]
+    given = ["--adapter", "litellm_payload", "--scores", files[1], "--window", "1", "--lambdas", "0,100"]
+    code = cli.main(["diagnose", files[0], *given, "--json", files[2]])
+    report, said = json.loads((tmp_path / "report.json").read_text()), capsys.readouterr().out
+    level = report["verdict"]["level"]
+    assert said.startswith(f"Verdict: {level}: ") and code == 0 and level in ("ok", "caution"), said
+    assert report["propensity"]["kind"] == "logged" and "Propensities are the log's own" in " ".join(said.split())
+    assert report["log"]["rows"] == report["source"]["joined"]["matched"] == 240
+    drawn = [decision.model for _, decision in service.decisions]
+    assert {row["name"]: row["rows"] for row in report["models"]} == {name: drawn.count(name) for name in MODELS}
+    # Mock answers have 10 tokens in and 20 out; prices are the deployments'.
+    for row in report["models"]:
+        assert row["mean_cost"] == pytest.approx(1e-4 * (1 + len(row["name"])) + 2e-4, rel=1e-4)
+
+
+def test_the_log_is_read_back_under_the_routers_names(payloads):
+    """Whatever the gateway calls the deployments that serve them."""
+    names = ("gpt-4o", "mini")
+    service = Spy(
+        made(6, dim=16, models=names).with_encoder(load_encoder(dim=16, window=1)), fallback="mini", explore=1.0
+    )
+    gateway = gateway_of(deployment("gpt-4o", id="eu-1"), deployment("gpt-4o-mini-2024", id="eu-2"))
+    install(gateway, service, deployments={"mini": "openai/gpt-4o-mini-2024"})
+    found = payloads.of([ask(gateway) for _ in range(12)])
+    assert {payload["model_id"] for payload in found} == {"eu-1", "eu-2"}
+    for payload, (_, decision) in zip(found, service.decisions, strict=True):
+        (row,) = ADAPTERS["litellm_payload"].rows(payload)
+        assert not isinstance(row, Dropped)
+        assert (row["model"], row["propensity"], row["allowed_models"]) == (decision.model, 0.5, list(names))
+        assert payload["model_id"] == {"gpt-4o": "eu-1", "mini": "eu-2"}[decision.model]
 
 
 def test_lambda_comes_with_a_request(payloads):

@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import jax
 import numpy as np
@@ -81,17 +82,18 @@ def test_a_decision_on_text_is_that_on_its_embedding():
     queries = [*texts(23, seed=9), "", "prove " * 500, CHAT]  # of two widths, in several batches
     x = encoder().encode(queries)
     previous = [None, "small", "large", "gone"] * 6 + [None, "small"]
-    for asked in (
+    settings: tuple[dict[str, Any], ...] = (
         {},
         {"explore": 0.5, "seed": 3},
         {"allowed": ["small"], "explore": 1.0, "seed": 4},
         {"max_cost": 9e-4, "min_score": 0.5},
         {"previous": previous, "switch_cost": 0.05, "explore": 0.3, "seed": 5},
-    ):
+    )
+    for asked in settings:
         assert same(router().decide(queries, 5.0, **asked), router().decide(x, 5.0, **asked))
-    drawn = router().decide(queries, 5.0, explore=0.5, seed=3)
+    drawn: Any = router().decide(queries, 5.0, explore=0.5, seed=3)
     assert {round(decision.propensity, 6) for decision in drawn} == {0.25, 0.75}
-    kept = router().decide(queries, 5.0, previous=previous, switch_cost=1.0)
+    kept: Any = router().decide(queries, 5.0, previous=previous, switch_cost=1.0)
     assert {decision.kept for decision in kept} == {True, False}
     assert same([router().decide(query, 5.0) for query in queries], router().decide(queries, 5.0))
 
@@ -205,5 +207,5 @@ def test_with_a_mesh_texts_are_embedded_on_it_and_decided_the_same():
     queries = [*texts(9, seed=8), CHAT]
     assert shared.route(queries, 2.0) == router().route(queries, 2.0)
     np.testing.assert_allclose(shared.probabilities(queries, 2.0), router().probabilities(queries, 2.0), atol=1e-6)
-    asked = {"explore": 0.5, "seed": 3, "previous": "small"}
+    asked: dict[str, Any] = {"explore": 0.5, "seed": 3, "previous": "small"}
     assert same(shared.decide(queries, 2.0, **asked), router().decide(queries, 2.0, **asked))
