@@ -2,15 +2,14 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from jrouter.app.evaluate import REFIT_ROWS
+from jrouter.app.options import LogPlace, MaybeFile, MaybeNumber, RouterFolder
 from jrouter.app.read import LogOptions, read_traffic
 from jrouter.app.terminal import check_file, heading
 from jrouter.crossing import greatest_meeting, least_meeting
@@ -148,16 +147,16 @@ def _shown(value: float | None) -> str:
 class Calibrate:
     """Says which lambda meets a budget, or a least score, on a log's traffic, with an interval."""
 
-    router: Annotated[Path, tyro.conf.Positional]
+    router: RouterFolder
     """Folder of the router."""
-    log: Annotated[str, tyro.conf.Positional]
+    log: LogPlace
     """A log of the traffic, that the router was not fitted on."""
-    budget: float | None = None
+    budget: MaybeNumber = None
     """Mean cost of a query, at most, in the log's unit."""
-    min_score: float | None = None
+    min_score: MaybeNumber = None
     """Mean score, at least."""
-    read: Annotated[LogOptions, tyro.conf.arg(name="")] = LogOptions()
-    json: Path | None = None
+    read: LogOptions = LogOptions()
+    json: MaybeFile = None
     """Also writes the calibration there, with the curve."""
     seed: int = 0
     """Of folds and samples."""

@@ -3,14 +3,13 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
 from jrouter.app.diagnosis_page import diagnosis_page
 from jrouter.app.log_report import diagnose_log
+from jrouter.app.options import LogPlace, MaybeFile, MaybeNumbers
 from jrouter.app.read import LogOptions, TeamLog, read_team_log
 from jrouter.app.terminal import bullets, check_file, heading
 from jrouter.interval import PAPER_LAMBDAS
@@ -122,14 +121,14 @@ class Diagnose:
 
     Exits with 0 for ok and caution, 3 for refuse."""
 
-    log: Annotated[str, tyro.conf.Positional]
+    log: LogPlace
     """Parquet, CSV or JSON lines, a file, a folder or an s3:// or gs:// address."""
-    read: Annotated[LogOptions, tyro.conf.arg(name="")] = LogOptions()
-    lambdas: str | None = None
+    read: LogOptions = LogOptions()
+    lambdas: MaybeNumbers = None
     """Comma-separated; by default five where this log's scores and costs trade."""
-    json: Path | None = None
+    json: MaybeFile = None
     """Also writes the report there."""
-    html: Path | None = None
+    html: MaybeFile = None
     """Also writes it as one page, with plots."""
     seed: int = 0
     """Of folds and samples."""

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -12,6 +11,7 @@ import numpy as np
 import tyro
 
 from jrouter.app.diagnose import lambdas_of
+from jrouter.app.options import LogPlace, MaybeFile, MaybeNumbers, RouterFolder
 from jrouter.app.read import LogOptions, read_traffic
 from jrouter.app.terminal import bullets, check_file, heading
 from jrouter.diagnostics import diagnose
@@ -228,16 +228,16 @@ def describe_evaluation(found: dict[str, Any]) -> str:
 class Evaluate:
     """Values a router on a log it has not seen, against what the log did and the best single model."""
 
-    router: Annotated[Path, tyro.conf.Positional]
+    router: RouterFolder
     """Folder of the router."""
-    log: Annotated[str, tyro.conf.Positional]
+    log: LogPlace
     """A log that the router was not fitted on."""
-    read: Annotated[LogOptions, tyro.conf.arg(name="")] = LogOptions()
-    lambdas: str | None = None
+    read: LogOptions = LogOptions()
+    lambdas: MaybeNumbers = None
     """Comma-separated; by default those the router was fitted for."""
-    refit: bool | None = None
-    """Whether standard errors hold the fits of the nuisances; by default for logs of up to 20,000 rows."""
-    json: Path | None = None
+    refit: Annotated[bool | None, tyro.conf.arg(metavar="True|False", help_behavior_hint="")] = None
+    """Whether errors allow for propensities and outcome model being estimated; by default up to 20,000 rows."""
+    json: MaybeFile = None
     """Also writes the evaluation there."""
     seed: int = 0
     """Of folds and samples."""

@@ -3,13 +3,13 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
+from jrouter.app.options import MaybeFolder, Name, RouterFolder
 from jrouter.app.terminal import check_writable
 from jrouter.io.columns import DataError
 from jrouter.io.export import PLATFORMS, SUFFIX, beside, exported, load_exported, parity, serialised
@@ -77,13 +77,13 @@ def export_router(
 class Export:
     """Writes a router as StableHLO, for one batch size and for any, and checks both against the router."""
 
-    router: Annotated[Path, tyro.conf.Positional]
+    router: RouterFolder
     """Folder of the router."""
-    out: Path | None = None
+    out: MaybeFolder = None
     """Folder of the files; by default the router's with -export at the end."""
     batch: int = 1
     """Rows of the static one."""
-    platforms: str = ",".join(PLATFORMS)
+    platforms: Name = ",".join(PLATFORMS)
     """Comma-separated; a file runs on these."""
 
     def run(self) -> int:

@@ -4,15 +4,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
 
 from jrouter.app.card import router_card
 from jrouter.app.diagnose import describe_report, diagnosed, lambdas_of
 from jrouter.app.diagnosis_page import diagnosis_page
+from jrouter.app.options import Folder, LogPlace, MaybeNumbers, Name
 from jrouter.app.read import LogOptions, TeamLog, read_team_log
 from jrouter.app.terminal import check_writable, heading
 from jrouter.assessment import assess
@@ -135,15 +135,15 @@ class Fit:
 
     Exits with 3, saving nothing, where the log's verdict is refuse."""
 
-    log: Annotated[str, tyro.conf.Positional]
+    log: LogPlace
     """Parquet, CSV or JSON lines, a file, a folder or an s3:// or gs:// address."""
-    out: Path
+    out: Folder
     """Folder of the router; one that is there already is replaced once the new one is whole."""
-    read: Annotated[LogOptions, tyro.conf.arg(name="")] = LogOptions()
-    method: str = "rm_auto"
+    read: LogOptions = LogOptions()
+    method: Name = "rm_auto"
     """How it learns: rm_auto takes the simplest of several rules unless this log supports another. Logs of more than
     --rows rows are streamed, by rm_softmax."""
-    lambdas: str | None = None
+    lambdas: MaybeNumbers = None
     """Cost preferences to serve, comma-separated, "paper" for 0, 100, ..., 1000; by default those where this log's
     scores and costs trade."""
     assess_folds: int = 5

@@ -2,13 +2,13 @@
 
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 import numpy as np
 import tyro
 
+from jrouter.app.options import LogPlace, MaybeFile, MaybeFolder
 from jrouter.app.read import LogOptions, read_team_log, read_traffic
 from jrouter.app.terminal import check_file, heading
 from jrouter.interval import lambda_grid
@@ -128,20 +128,20 @@ def describe_plan(found: dict[str, Any]) -> str:
 class Plan:
     """Says how many more logged queries, or how much exploration, it takes to see a gain."""
 
-    log: Annotated[str, tyro.conf.Positional]
+    log: LogPlace
     """A log of the traffic to come."""
     gain: float
     """Mean utility of a query, e.g. 0.02: two points of score at equal cost."""
-    lam: Annotated[float | None, tyro.conf.arg(name="lambda")] = None
+    lam: Annotated[float | None, tyro.conf.arg(name="lambda", metavar="NUMBER", help_behavior_hint="")] = None
     """Cost preference; by default the middle one of those where this log's scores and costs trade."""
     power: float = 0.8
     """Probability of seeing the gain."""
-    router: Path | None = None
+    router: MaybeFolder = None
     """Folder of the router whose gain it is; by default the rule that takes the best held-out estimate."""
     max_rows: int = 1_000_000
     """Most rows that are tried."""
-    read: Annotated[LogOptions, tyro.conf.arg(name="")] = LogOptions()
-    json: Path | None = None
+    read: LogOptions = LogOptions()
+    json: MaybeFile = None
     """Also writes the plan there."""
     seed: int = 0
     """Of folds, samples and simulations."""

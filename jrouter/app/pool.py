@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from jrouter.app.fit import check_folder, save_with_pages
+from jrouter.app.options import MaybeFolder, MaybeName, MaybeNames, MaybePlace, RouterFolder
 from jrouter.app.read import LogOptions, TeamLog, pairs_of, read_traffic
 from jrouter.app.terminal import heading
 from jrouter.io.results import plain, text_table
@@ -201,22 +202,22 @@ class Pool:
 
     Without --write nothing is written. Changes are made in this order: --add, --price, --keep, --drop, --prune."""
 
-    router: Annotated[Path, tyro.conf.Positional]
+    router: RouterFolder
     """Folder of the router."""
-    keep: str | None = None
+    keep: MaybeNames = None
     """Models in use, comma-separated; the others leave."""
-    drop: str | None = None
+    drop: MaybeNames = None
     """Models that leave, comma-separated."""
     prune: bool = False
     """Lets models leave that are never chosen, and with --log those that another is never dearer nor worse than."""
-    price: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL=MULTIPLE")] = ()
+    price: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL=MULTIPLE", help_behavior_hint="")] = ()
     """New prices, as multiples of those in the training log: gpt-4=0.5."""
-    add: str | None = None
+    add: MaybeName = None
     """Name of a model to add, from its scored rows in --log; 30 or more are better."""
-    log: str | None = None
+    log: MaybePlace = None
     """A log of the traffic that the effect is estimated on."""
-    read: Annotated[LogOptions, tyro.conf.arg(name="")] = LogOptions()
-    write: Path | None = None
+    read: LogOptions = LogOptions()
+    write: MaybeFolder = None
     """Saves the changed router there; the same folder replaces it, once it is whole."""
     json: bool = False
     """Prints the effect as JSON."""

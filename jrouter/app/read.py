@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import tyro
 from tqdm import tqdm
 
+from jrouter.app.options import MaybeAddress, MaybeFile, MaybeFolder, MaybeInt, MaybeName, MaybeNumber
 from jrouter.encoders.encode import Encoder
 from jrouter.encoders.load import load_encoder
 from jrouter.hashing import uniform
@@ -30,30 +31,30 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 class LogOptions:
     """How to read a log."""
 
-    contract: Path | None = None
+    contract: MaybeFile = None
     """TOML file that says how to read the log: the flags below, and a table [columns]; flags come before it."""
-    adapter: str | None = None
+    adapter: MaybeName = None
     """Format of a gateway: litellm_spend, litellm_payload, vllm_replay, weave, hydra, langfuse, otel_genai."""
-    map: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OURS=THEIRS")] = ()
+    map: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OURS=THEIRS", help_behavior_hint="")] = ()
     """Columns of other names: model=llm cost=usd."""
-    scores: str | None = None
+    scores: MaybeAddress = None
     """File of scores that live apart, joined to the log."""
-    map_scores: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OURS=THEIRS")] = ()
+    map_scores: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OURS=THEIRS", help_behavior_hint="")] = ()
     """Columns of the scores' file, where they have other names than the log's: request_id=id score=reward."""
-    on: str | None = None
+    on: MaybeName = None
     """Column that the log and the scores share: request_id (the default), query or group."""
-    prices: str | None = None
+    prices: MaybeAddress = None
     """CSV file of prices, for rows with tokens and without a cost."""
-    cost_unit: str | None = None
+    cost_unit: MaybeName = None
     """Unit of the costs; USD by default. Lambda is score per unit of cost."""
-    cost_scale: float | None = None
+    cost_scale: MaybeNumber = None
     """Multiplies the costs of the log: 0.01 where they are cents."""
-    embedding: str | None = None
+    embedding: MaybeName = None
     """Encoder whose embedding column is read; needed where there are several."""
-    encoder: str | None = None
+    encoder: MaybeName = None
     """Encoder of the text in `query`: "hashing" (n-grams, no download), a folder, or a Hugging Face id. By default
     the log's embedding column is read, and where it has none, its text by "hashing"."""
-    window: int | None = None
+    window: MaybeInt = None
     """Of chats: how many of the last turns are embedded."""
     question: bool = False
     """Embeds the last question of few-shot prompts."""
@@ -61,7 +62,7 @@ class LogOptions:
     """Rows that are held in memory at once, at most; of a longer log, a random sample of so many."""
     max_rejected: float = 0.5
     """Largest share of rejected rows."""
-    work: Path | None = None
+    work: MaybeFolder = None
     """Folder for the clean copy of the log while the command runs; by default the system's temporary one."""
 
     def as_contract(self) -> Contract:

@@ -5,13 +5,14 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import numpy as np
 import tyro
 
+from jrouter.app.options import MaybeFile, MaybeInt, MaybeName, MaybeNames, MaybeNumber, RouterFolder
 from jrouter.compiled_decisions import Decision
+from jrouter.io.columns import LARGEST
 from jrouter.router import Router
 
 OWN = ("query", "embedding", "lambda", "allowed", "previous", "max_cost", "min_score")
@@ -74,7 +75,11 @@ def route_lines(
             try:
                 record = _record(line)
                 asked.append((number, record, _settings(router, record, options)))
-            except (ValueError, RecursionError) as problem:
+            except RecursionError:
+                counts.bad += 1
+                if report is not None:
+                    report(number, "is nested too deep")
+            except (ValueError, OverflowError) as problem:  # an integer may have more digits than a float holds
                 counts.bad += 1
                 if report is not None:
                     report(number, str(problem))
@@ -126,7 +131,7 @@ def _settings(router: Router, record: dict[str, Any], options: RouteOptions) -> 
     if "embedding" in record:
         x = record["embedding"]
         numbers = isinstance(x, list) and all(isinstance(one, int | float) and not isinstance(one, bool) for one in x)
-        if not numbers or len(x) != router.dim or not np.isfinite(np.array(x, np.float32)).all():
+        if not numbers or len(x) != router.dim or not (np.abs(np.array(x, np.float64)) <= LARGEST).all():
             raise ValueError(f"'embedding': expected {router.dim} finite numbers")
     elif not isinstance(record["query"], str | list) or not record["query"]:
         raise ValueError("'query': expected text, or a list of messages")
@@ -202,26 +207,26 @@ class Route:
     "min_score" where it has some; other fields are passed on. Bad lines are told on stderr, skipped, and counted at
     the end."""
 
-    router: Annotated[Path, tyro.conf.Positional]
+    router: RouterFolder
     """Folder of the router."""
     lam: Annotated[float, tyro.conf.arg(name="lambda")]
     """Cost preference, score per unit of cost; clipped to the fitted range."""
-    input: Path | None = None
+    input: MaybeFile = None
     """File of JSON lines; stdin by default."""
-    allow: str | None = None
+    allow: MaybeNames = None
     """Models that may be chosen, comma-separated."""
-    max_cost: float | None = None
+    max_cost: MaybeNumber = None
     """Most that a query may be expected to cost; where no model is that cheap, the cheapest, and the line says so."""
-    min_score: float | None = None
+    min_score: MaybeNumber = None
     """Least score to be expected; where no model is that good, the best, and the line says so."""
     explore: float = 0.0
     """Share of decisions drawn uniformly from the models that meet the limits. Every line has its exact propensity,
     so that the next log can be trusted more."""
-    previous: str | None = None
+    previous: MaybeName = None
     """Model that dialogues are on, where a line does not say."""
     switch_cost: float = 0.0
     """What leaving it costs once (a lost cache): it is kept unless the gain pays for that."""
-    seed: int | None = None
+    seed: MaybeInt = None
     """Of exploration; fresh by default."""
 
     def run(self) -> int:
