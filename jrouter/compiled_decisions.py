@@ -1,5 +1,7 @@
 """Decisions of a router with limits, exploration and dialogues: programs compiled for a few batch sizes."""
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +40,59 @@ class Decision(NamedTuple):
     unmet: tuple[str, ...]
     kept: bool
     router: str
+
+
+def limits_of(max_cost: float | None, min_score: float | None, switch_cost: float, explore: float) -> Limits:
+    """What one decision keeps to, from what a caller says.
+
+    Raises:
+      ValueError: for limits that are not finite, or exploration outside [0, 1].
+    """
+    for name, value in (("max_cost", max_cost), ("min_score", min_score), ("switch_cost", switch_cost)):
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{name}: expected a finite number, got {value}")
+    if not 0.0 <= explore <= 1.0:
+        raise ValueError(f"explore: expected a share from 0 to 1, got {explore}")
+    most = float("inf") if max_cost is None else float(max_cost)
+    least = -float("inf") if min_score is None else float(min_score)
+    return Limits(most, least, float(switch_cost), float(explore))
+
+
+def dialogues(previous: str | None | Sequence[str | None], models: Sequence[str], n: int) -> np.ndarray:
+    """[n] int32, index of the model that each dialogue is on; -1 for none, or for one that is not there any more.
+
+    Raises:
+      ValueError: for another number of dialogues than n.
+
+    >>> dialogues(["b", None, "old"], ("a", "b"), 3)
+    array([ 1, -1, -1], dtype=int32)
+    """
+    names = [previous] * n if previous is None or isinstance(previous, str) else list(previous)
+    if len(names) != n:
+        raise ValueError(f"previous: expected one model for each of {n} queries, got {len(names)}")
+    place = {name: index for index, name in enumerate(models)}
+    return np.array([-1 if name is None else place.get(name, -1) for name in names], np.int32)
+
+
+def as_decisions(found: Decided, models: Sequence[str], lam: float, explore: float, version: str) -> list[Decision]:
+    """Decisions with names, of what was decided at one lambda."""
+
+    def one(row: int) -> Decision:
+        # As `decision.explored`, to all digits.
+        chosen = float(found.model[row] == found.choice[row])
+        return Decision(
+            model=models[found.model[row]],
+            propensity=(1.0 - explore) * chosen + explore / int(found.could[row].sum()),
+            allowed=tuple(name for name, could in zip(models, found.could[row], strict=True) if could),
+            lam=lam,
+            score=float(found.score[row]),
+            cost=float(found.cost[row]),
+            unmet=tuple(name for name, unmet in zip(("max_cost", "min_score"), found.unmet[row], strict=True) if unmet),
+            kept=bool(found.kept[row]),
+            router=version,
+        )
+
+    return [one(row) for row in range(len(found.model))]
 
 
 class CompiledDecisions:

@@ -4,9 +4,7 @@
 """
 
 import functools
-import hashlib
 import importlib.metadata
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -18,12 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrouter.amended import Decided, amended
+from jrouter.amended import amended
 from jrouter.assessment import Assessment, AtLambda, describe, from_plain
-from jrouter.compiled_decisions import CompiledDecisions, Decision
+from jrouter.compiled_decisions import CompiledDecisions, Decision, as_decisions, dialogues, limits_of
 from jrouter.compiled_policy import CompiledPolicy
 from jrouter.compiled_texts import CompiledTexts
-from jrouter.decision import Limits
 from jrouter.encoders.encode import Encoder
 from jrouter.encoders.load import load_encoder_of
 from jrouter.encoders.spec import EncoderSpec
@@ -33,7 +30,7 @@ from jrouter.learn import learn, log_summary
 from jrouter.methods import build_method
 from jrouter.nuisances.crossfit import NuisanceConfig
 from jrouter.policy import Policy, pooled
-from jrouter.router_manifest import RECORDED, encoder_of, read_manifest
+from jrouter.router_manifest import RECORDED, content_version, encoder_of, read_manifest
 from jrouter.shift import Reference
 from jrouter.types import Array, LoggedData
 
@@ -106,19 +103,21 @@ class Router:
         """12 hexadecimal digits, of all that decides: equal for equal routers, wherever they are saved."""
         known = self.known or len(self.models)
         said = [self.method, self.config, self.models, self.prices, self.pool, known, self.lambdas, self.cost_unit]
-        said.append(None if self.encoder_spec is None else self.encoder_spec.identity())
-        digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=list).encode())
-        for leaf in jax.tree.leaves((self.params, self.forecasts)):
-            digest.update(np.ascontiguousarray(leaf).tobytes())
-        return digest.hexdigest()[:12]
+        encoder = None if self.encoder_spec is None else self.encoder_spec.identity()
+        return content_version([*said, encoder], (self.params, self.forecasts))
 
     @functools.cached_property
     def _policy(self) -> CompiledPolicy:
+        return CompiledPolicy(*self._present, self.dim, len(self.models))
+
+    @property
+    def _present(self) -> tuple[Policy, Any]:
+        """The policy at present prices, with models added since, and its params."""
         policy = build_method(self.method, self.config).policy
         if not self.is_amended:
-            return CompiledPolicy(policy, self.params, self.dim, len(self.models))
-        params = {"policy": self.params, "forecast": self._forecasts, "price": np.array(self.prices, np.float32)}
-        return CompiledPolicy(amended(policy), params, self.dim, len(self.models))
+            return policy, self.params
+        price = jnp.array(self.prices, jnp.float32)
+        return amended(policy), {"policy": self.params, "forecast": self._forecasts, "price": price}
 
     @functools.cached_property
     def _decisions(self) -> CompiledDecisions:
@@ -137,11 +136,7 @@ class Router:
         names = self.models if models is None else tuple(models)
         if names[: len(self.models)] != self.models:
             raise ValueError(f"models: expected {', '.join(self.models)} first, got {', '.join(names)}")
-        policy = build_method(self.method, self.config).policy
-        params = self.params
-        if self.is_amended:
-            policy = amended(policy)
-            params = {"policy": params, "forecast": self._forecasts, "price": jnp.array(self.prices)}
+        policy, params = self._present
         return pooled(policy, np.array([name in self.pool for name in names])), params
 
     @property
@@ -430,50 +425,21 @@ class Router:
         answers, rows, one = self._queries(x)
         texts = answers if isinstance(answers, CompiledTexts) else None
         rows = np.asarray(rows) if texts is None else rows
-        for name, value in (("max_cost", max_cost), ("min_score", min_score), ("switch_cost", switch_cost)):
-            if value is not None and not math.isfinite(value):
-                raise ValueError(f"{name}: expected a finite number, got {value}")
-        if not 0.0 <= explore <= 1.0:
-            raise ValueError(f"explore: expected a share from 0 to 1, got {explore}")
-        names = [previous] * len(rows) if previous is None or isinstance(previous, str) else list(previous)
-        if len(names) != len(rows):
-            raise ValueError(f"previous: expected one model for each of {len(rows)} queries, got {len(names)}")
-        place = {name: index for index, name in enumerate(self.models)}
-        before = np.array([-1 if name is None else place.get(name, -1) for name in names], np.int32)
+        limits = limits_of(max_cost, min_score, switch_cost, explore)
+        before = dialogues(previous, self.models, len(rows))
         draw = np.zeros(len(rows), np.float32)
         if explore:
             draw = np.random.default_rng(seed).random(len(rows), np.float32)
         used, pool = self._clipped(lam), self._pool(allowed) or (True,) * len(self.models)
-        limits = Limits(
-            float("inf") if max_cost is None else float(max_cost),
-            -float("inf") if min_score is None else float(min_score),
-            float(switch_cost),
-            float(explore),
-        )
         found = deciding(rows, before, draw, used, pool, limits, texts=texts)
         if not found.finite.all():
             raise self._not_finite(found.finite)
-        decisions = [self._said(found, row, used, explore) for row in range(len(rows))]
+        decisions = as_decisions(found, self.models, used, explore, self.version)
         return decisions[0] if one else decisions
 
     def _deciding(self) -> CompiledDecisions:
         _ = self._forecasts  # or it says why not
         return self._decisions
-
-    def _said(self, found: Decided, row: int, lam: float, explore: float) -> Decision:
-        # As `decision.explored`, to all digits.
-        chosen = float(found.model[row] == found.choice[row])
-        return Decision(
-            model=self.models[found.model[row]],
-            propensity=(1.0 - explore) * chosen + explore / int(found.could[row].sum()),
-            allowed=tuple(name for name, could in zip(self.models, found.could[row], strict=True) if could),
-            lam=lam,
-            score=float(found.score[row]),
-            cost=float(found.cost[row]),
-            unmet=tuple(np.array(["max_cost", "min_score"])[found.unmet[row]].tolist()),
-            kept=bool(found.kept[row]),
-            router=self.version,
-        )
 
     def forecast(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
         """Expected score and cost of each model, at present prices: [n, T] each, or [T] for one query.

@@ -1,8 +1,13 @@
 """What a saved router says of itself, and what is refused of it: the manifest beside its params."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
+import numpy as np
 
 from jrouter.encoders.encode import Encoder
 from jrouter.encoders.load import load_encoder_of
@@ -14,6 +19,14 @@ from jrouter.methods import METHODS, build_method
 
 RECORDED = ("created", "seed", "data", "mix", "price_date", "history", "verdict", "command", "fitted_with")
 """Fields of a manifest that are `Router.record`: where a router comes from."""
+
+
+def content_version(said: Sequence[Any], trees: Any) -> str:
+    """12 hexadecimal digits of JSON values and of arrays: equal for equal content."""
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=list).encode())
+    for leaf in jax.tree.leaves(trees):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:12]
 
 
 def read_manifest(folder: str | Path, *, models: Sequence[str] | None = None, dim: int | None = None) -> dict[str, Any]:
