@@ -81,7 +81,7 @@ def as_decisions(found: Decided, models: Sequence[str], lam: float, explore: flo
         # As `decision.explored`, to all digits.
         chosen = float(found.model[row] == found.choice[row])
         return Decision(
-            model=models[found.model[row]],
+            model=models[int(found.model[row])],
             propensity=(1.0 - explore) * chosen + explore / int(found.could[row].sum()),
             allowed=tuple(name for name, could in zip(models, found.could[row], strict=True) if could),
             lam=lam,
