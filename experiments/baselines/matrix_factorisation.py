@@ -38,7 +38,7 @@ class FactorisationConfig:
     epochs: int = 40
     batch_size: int = 256
     learning_rate: float = 1e-2
-    weight_decays: tuple[float, ...] = (0.03, 0.3)
+    weight_decays: tuple[float, ...] = (0.3, 1.0, 3.0)
 
 
 def start(key: Array, config: FactorisationConfig, dim: int, n_models: int) -> dict[str, Array]:

@@ -11,10 +11,10 @@ Source: Jitkrittum et al. (2025), Universal Model Routing for Efficient LLM Infe
 
 Adaptation: the paper scores every model on every validation query. Here Psi_k(t) is the mean over the rows of k that
 t was logged on, shrunken to the model's mean error by `pseudo_rows`: right where choices depend on the query
-through its cluster alone. k-means looks at no score, so all rows serve for its Psi; with the learned map Psi
-is of the validation rows and Phi of the training rows, as in the paper.
+through its cluster alone. All rows serve for Psi: of a fifth of them, a model has a T-th, too few for K errors.
+So the rows that the learned map is fitted on are among those that Psi was made of, which the paper keeps apart.
 Deviations: squared error in place of the log loss, so that scores need not be in [0, 1]; embeddings are put on
-one common scale.
+one common scale; the map starts as soft k-means.
 """
 
 from dataclasses import dataclass
@@ -91,23 +91,24 @@ def uniroute(config: UniRouteConfig = UniRouteConfig()) -> Method:
             return (predicted - error) ** 2
 
         def start(key):
-            # Where the nearest centre has the largest share; 1/d, so that shares are not all or nothing.
-            centres = params["centres"] / log.x.shape[1]
-            return {"weights": 2.0 * centres, "bias": -(centres * params["centres"]).sum(axis=1)}
+            # The shares of clusters that spread alike in all directions, as far as the rows do around the centres.
+            x, centres = examples[0], params["centres"]
+            distance = jnp.square(x).sum(axis=1) + squared_distances(x, centres).min(axis=1)
+            spread = jnp.maximum(weighted_mean(distance, weight) / x.shape[1], 1e-6)
+            return {"weights": centres / spread, "bias": -0.5 * jnp.square(centres).sum(axis=1) / spread}
 
         train = make_train(start, loss, TrainConfig(config.epochs, min_batches=16))
         return train(train_keys(key), Rows(examples, weight), None, Hyper())[0]
 
     def fit(key, problem):
-        log, split = problem.log, problem.split
+        log = problem.log
         key_clusters, key_map = jax.random.split(key)
         scaling = fit_scaling(log.x, log.weight)
         centres = k_means(key_clusters, scale(scaling, log.x), log.weight, clusters=config.clusters)
         params = {"centres": centres, "scaling": scaling, "pseudo_rows": jnp.asarray(config.pseudo_rows)}
-        valid = jnp.zeros_like(log.cost).at[split.valid].max(split.valid_weight) if config.learned else 1.0
 
         def of_model(model):
-            scored = log.score_weight * valid * (log.model == model)
+            scored = log.score_weight * (log.model == model)
             error = error_vector(params, log.x, log.score, scored)
             return error, weighted_mean(log.cost, log.weight * (log.model == model))
 
