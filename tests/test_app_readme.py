@@ -66,12 +66,13 @@ def test_the_proxy(folder, monkeypatch):
     from jrouter.app import litellm_strategy as strategy
 
     monkeypatch.setattr(litellm, "callbacks", [])
-    (folder / "config.yaml").write_text(BLOCKS[2][1])
+    # The proxy takes no mock answers from its clients.
+    (folder / "config.yaml").write_text(BLOCKS[2][1].replace("api_key:", "mock_response: By Euclid., api_key:"))
     (folder / "route_by_jrouter.py").write_text(BLOCKS[3][1])
     asyncio.run(proxy_server.initialize(config=str(folder / "config.yaml")))
     installed = []
     monkeypatch.setattr(strategy, "install", lambda *given, was=strategy.install: installed.append(was(*given)))
-    body = {"model": "auto", "messages": [{"role": "user", "content": "Prove it."}], "mock_response": "By Euclid."}
+    body = {"model": "auto", "messages": [{"role": "user", "content": "Prove it."}]}
     answer = testing.TestClient(proxy_server.app).post("/chat/completions", json=body)
     assert answer.status_code == 200 and answer.json()["choices"][0]["message"]["content"] == "By Euclid.", answer.text
     assert strategy.is_installed(proxy_server.llm_router)
