@@ -43,8 +43,8 @@ def four_outcomes(score: Array, *, hard: bool) -> Array:
       score: [n, T], in the chain's order.
       hard: scores are realised, and right or wrong; else they are probabilities of being right.
 
-    >>> four_outcomes(jnp.array([[.2, .5]]), hard=False).round(2)
-    Array([[[0.4, 0.4, 0.1, 0.1]]], dtype=float32)
+    >>> four_outcomes(jnp.array([[.25, .5]]), hard=False)
+    Array([[[0.375, 0.375, 0.125, 0.125]]], dtype=float32)
     """
     least, most = (score.min(), score.max()) if hard else (0.0, 1.0)
     right = (score >= (least + most) / 2.0) * 1.0 if hard else jnp.clip(score, 0.0, 1.0)
