@@ -118,6 +118,29 @@ def scaling_table() -> str:
     return "\n".join(lines)
 
 
+def large_log_table() -> str:
+    """Seconds, rows a second and peak memory of reading and of diagnosing logs of each length."""
+    results, config = load("large_log"), load("large_log", "config")
+    said = {"ingest": "`ingest`", "diagnose": f"`jrouter diagnose LOG --rows {config['sample']}`"}
+    lines = [
+        "| what | rows | log, GB | s | rows a second | peak memory, GB | bytes a row more |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for step, name in said.items():
+        found = results["steps"][step]
+        for one, log in zip(found["cells"], results["logs"], strict=True):
+            grown = f"{found['bytes_per_row']:.0f}" if one is found["cells"][-1] else ""
+            # Of the command its start and compilation too, of reading what it is per row.
+            alone = step == "ingest"
+            rate = f"{one['rows_per_second']:,.0f}" if alone else ""
+            lines.append(
+                f"| {name} | {one['rows']:,} | {log['bytes'] / 1e9:.2f} | "
+                f"{one['seconds' if alone else 'process_seconds']:.0f} | {rate} | "
+                f"{one['peak_bytes'] / 1e9:.2f} | {grown} |"
+            )
+    return "\n".join(lines)
+
+
 def encode_table() -> str:
     """Tokens per second of each contestant, and how far its embeddings are from PyTorch's in float32."""
     results, config = load("encode_minilm"), load("encode_minilm", "config")
@@ -201,4 +224,5 @@ TABLES = {
     "latency": latency_table,
     "off_policy": off_policy_table,
     "scaling": scaling_table,
+    "large_log": large_log_table,
 }
