@@ -65,6 +65,7 @@ def test_the_tensor_is_the_matrix_whose_parts_are_shared():
     np.testing.assert_allclose(predicted(tensor, x), predicted(matrix, x), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_of_weight_0_are_as_good_as_absent():
     problem, x, _, _ = factored()
     spoilt = jnp.arange(N) % 5 == 0

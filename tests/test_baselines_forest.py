@@ -53,7 +53,7 @@ def test_labels_are_the_four_outcomes_of_a_pair():
     assert guessed[:2].sum() == pytest.approx(0.7)  # whether the weak one fails, whatever the strong one does
 
 
-@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_rorf_sends_each_query_to_the_model_that_is_best_for_it(full):
     x, cluster = world.draw(7, 300)
     method = rorf(RorfConfig(full=full, forest=ForestConfig(trees=20, depth=3)))
