@@ -29,6 +29,7 @@ PRESENTATION = (
     "assumption_page.py",
     "figures.py",
     "judgement.py",
+    "pool_figure.py",
     "published_figure.py",
     "readme_tables.py",
     "results.py",

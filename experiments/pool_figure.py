@@ -29,7 +29,7 @@ _LINES = ("-", "--", ":", "-.")
 
 
 def summaries(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over seeds, with the standard error of utility."""
+    """Means over seeds."""
     cells = [cell for group in groups for cell in group["cells"]]
     found: dict[tuple, list] = {}
     for cell in cells:

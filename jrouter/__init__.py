@@ -30,6 +30,7 @@ from jrouter.estimators import (
     switch_weight,
 )
 from jrouter.explain import explain_diagnosis
+from jrouter.frontier_metrics import aiq, apgr, call_threshold, frontier_distance, gap_recovered, hull_at, on_hull
 from jrouter.honest_value import cross_fitted_value, honest_best, split_best
 from jrouter.inference import simultaneous_interval, time_blocks, wald_interval
 from jrouter.interval import interpolate, lambda_grid
@@ -72,6 +73,7 @@ from jrouter.query_bounds import query_intervals
 from jrouter.refitted import refitted_bootstrap
 from jrouter.router import Router
 from jrouter.router_pool import extend, prunable, prune, reprice, restrict
+from jrouter.routing_metrics import Optimality, arena_score, cost_saving, gap_to_oracle, optimality, performance_gain
 from jrouter.sensitivity import critical_gamma, fixed_policy_bounds, sensitivity_bounds
 from jrouter.splits import split_log
 from jrouter.tuning import choose_strength, slope
@@ -94,14 +96,20 @@ __all__ = [
     "Method",
     "NuisanceConfig",
     "Nuisances",
+    "Optimality",
     "Policy",
     "Problem",
     "Router",
+    "aiq",
+    "apgr",
+    "arena_score",
     "augmented",
     "balancing_weights",
     "bootstrap_estimates",
+    "call_threshold",
     "choose_strength",
     "classification_surrogate",
+    "cost_saving",
     "cost_weighted_surrogate",
     "counterfactual_scores",
     "critical_gamma",
@@ -121,8 +129,12 @@ __all__ = [
     "fit_stream",
     "fixed_policy_bounds",
     "fixed_policy_value",
+    "frontier_distance",
     "gain_deviation",
+    "gap_recovered",
+    "gap_to_oracle",
     "honest_best",
+    "hull_at",
     "imbens_manski_critical",
     "ingest",
     "interpolate",
@@ -135,10 +147,13 @@ __all__ = [
     "load_encoder",
     "make_power_world",
     "mrdr_row_weight",
+    "on_hull",
+    "optimality",
     "overlap_row_weight",
     "overlap_tilt",
     "overlap_weighted_value",
     "paired_difference",
+    "performance_gain",
     "pessimistic_scores",
     "pinsker_regret_bound",
     "policy_terms",

@@ -63,11 +63,11 @@ def calibrate_router(
     split = split_log([log], seeds=[seed])[0]
     refit = log.model.shape[0] <= REFIT_ROWS
     run = jax.jit(
-        lambda key, log, params, grid: fixed_policy_value(
+        lambda key, log, split, params, grid: fixed_policy_value(
             key, log, split, policy, params, grid, nuisances=nuisances, refit=refit
         )
     )
-    value = jax.tree.map(np.asarray, run(jax.random.key(seed), log, params, grid))
+    value = jax.tree.map(np.asarray, run(jax.random.key(seed), log, split, params, grid))
     lambdas = np.asarray(grid, np.float64)
     if budget is not None:
         crossing = least_meeting(lambdas, value.cost, value.cost_error, budget)

@@ -68,11 +68,11 @@ def evaluate_router(
     split = split_log([log], seeds=[seed])[0]
     key = jax.random.key(seed)
     through = log.model.shape[0] <= REFIT_ROWS if refit is None else refit
-    fit = jax.jit(lambda key, log: fit_nuisances(key, log, split, nuisances))
-    fitted = fit(key, log)
+    # Folds are an argument: as constants they would be sorted while compiling.
+    fitted = jax.jit(lambda key, log, split: fit_nuisances(key, log, split, nuisances))(key, log, split)
     best = best_single_of(router, log, grid)
 
-    def values(key, log, params, grid):
+    def values(key, log, split, params, grid):
         return [
             fixed_policy_value(key, log, split, one, own, grid, nuisances=nuisances, refit=through)
             for one, own in (
@@ -81,7 +81,7 @@ def evaluate_router(
             )
         ]
 
-    value, single = jax.jit(values)(key, log, params, grid)
+    value, single = jax.jit(values)(key, log, split, params, grid)
     logging = logged_value(log, fitted, grid)
     over_logging, over_best = paired_difference(value, logging), paired_difference(value, single)
     rows = []

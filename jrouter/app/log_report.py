@@ -55,7 +55,9 @@ def diagnose_log(
     """
     grid = ascending(lambda_grid(log, size=LAMBDAS) if lambdas is None else jnp.asarray(lambdas))
     split = split_log([log], seeds=[seed])[0]
-    estimated = jax.jit(lambda key, log: fit_nuisances(key, log, split, nuisances))(jax.random.key(seed), log)
+    # Folds are an argument: as constants they would be sorted while compiling.
+    fit = jax.jit(lambda key, log, split: fit_nuisances(key, log, split, nuisances))
+    estimated = fit(jax.random.key(seed), log, split)
     run = jax.jit(_at_lambda)
     found = [jax.tree.map(np.asarray, run(log, estimated, lam)) for lam in grid]
     verdicts = [judge(diagnosis) for diagnosis, _ in found]

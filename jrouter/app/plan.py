@@ -68,7 +68,8 @@ def plan_log(
     grid = np.asarray(lambda_grid(log))
     lam = float(grid[len(grid) // 2]) if lam is None else float(lam)
     split = split_log([log], seeds=[seed])[0]
-    fitted = jax.jit(lambda key, log: fit_nuisances(key, log, split, nuisances))(jax.random.key(seed), log)
+    fit = jax.jit(lambda key, log, split: fit_nuisances(key, log, split, nuisances))
+    fitted = fit(jax.random.key(seed), log, split)
     if router is None:
         probability = jax.vmap(decide)(utility(fitted.score, fitted.cost, lam))
     else:

@@ -96,13 +96,13 @@ def _by_log(before: Router, after: Router, log: LoggedData, seed: int) -> dict[s
     grid = jnp.asarray(after.lambdas, jnp.float32)
     policies = [router.served(log.models) for router in (after, before)]
 
-    def values(key, log, params, grid):
+    def values(key, log, split, params, grid):
         return [
             fixed_policy_value(key, log, split, policy, one, grid, refit=False)
             for (policy, _), one in zip(policies, params, strict=True)
         ]
 
-    new, old = jax.jit(values)(jax.random.key(seed), log, [params for _, params in policies], grid)
+    new, old = jax.jit(values)(jax.random.key(seed), log, split, [params for _, params in policies], grid)
     difference, error = paired_difference(new, old)
     return {
         name: np.asarray(one, np.float64).tolist()

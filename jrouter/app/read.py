@@ -59,7 +59,7 @@ class LogOptions:
     question: bool = False
     """Embeds the last question of few-shot prompts."""
     rows: int = 200_000
-    """Rows that are held in memory at once, at most; of a longer log, a random sample of so many."""
+    """Rows that are held in memory at once; of a longer log, a random sample of about so many."""
     max_rejected: float = 0.5
     """Largest share of rejected rows."""
     work: MaybeFolder = None
