@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def read_manifest(folder: str | Path, *, models: Sequence[str] | None = None, di
     missing = [name for name in needed if name not in manifest]
     if missing:
         raise CheckpointError(f"{folder}: manifest.json has no field {missing[0]!r}; save the router again")
+    _check_fields(folder, manifest)
     if models is not None and list(models) != manifest["models"]:
         raise CheckpointError(
             f"{folder}: field 'models' is {', '.join(manifest['models'])}, expected {', '.join(models)}: "
@@ -65,6 +67,41 @@ def read_manifest(folder: str | Path, *, models: Sequence[str] | None = None, di
             "load it with the version that wrote it"
         ) from error
     return manifest
+
+
+def _check_fields(folder: str | Path, manifest: Mapping[str, Any]) -> None:
+    """Raises CheckpointError for a field that no router was saved with, or that does not fit its params."""
+    models, dim = manifest["models"], manifest["embedding_dim"]
+    named = isinstance(models, list) and bool(models) and all(isinstance(one, str) for one in models)
+    n = len(models) if named else 0
+    forecasts = manifest["params"].get("forecasts") if isinstance(manifest["params"], Mapping) else None
+    if named and isinstance(forecasts, Mapping) and isinstance(forecasts.get("coefficients"), Mapping):
+        _, t, d = forecasts["coefficients"].get("shape") or (2, n, dim)
+        for name, said, there in (("models", n, t), ("embedding_dim", dim, d)):
+            if said != there:
+                raise CheckpointError(f"{folder}: manifest.json, field {name!r} says {said}, its params hold {there}")
+    lambdas = manifest["lambdas"]
+    prices, pool = manifest.get("price", []), manifest.get("pool", models)
+    checks = {
+        "models": named and len(set(models)) == n,
+        "embedding_dim": type(dim) is int and dim >= 1,
+        "lambdas": bool(lambdas) and _numbers(lambdas) and lambdas[0] >= 0 and lambdas == sorted(set(lambdas)),
+        "cost_unit": isinstance(manifest["cost_unit"], str),
+        "price": _numbers(prices) and len(prices) in (0, n) and all(one > 0 for one in prices),
+        "pool": isinstance(pool, list) and all(isinstance(one, str) and named and one in models for one in pool),
+        "known": type(manifest.get("known", 0)) is int and 0 <= manifest.get("known", 0) <= n,
+    }
+    for name, fits in checks.items():
+        if not fits:
+            raise CheckpointError(
+                f"{folder}: manifest.json, field {name!r} is {manifest.get(name)!r}, which no router is saved with; "
+                "save the router again"
+            )
+
+
+def _numbers(value: Any) -> bool:
+    """Whether a value of JSON is a list of finite numbers."""
+    return isinstance(value, list) and all(type(one) in (int, float) and math.isfinite(one) for one in value)
 
 
 def encoder_of(
