@@ -280,7 +280,7 @@ class Route:
         if self.seed is not None and self.seed < 0:
             raise ValueError(f"--seed: expected at least 0, got {self.seed}")
         known = ", ".join(router.models)
-        for flag, names in (("--allow", self.allow or None), ("--previous", self.previous)):
+        for flag, names in (("--allow", self.allow), ("--previous", self.previous)):
             for name in [] if names is None else [names] if flag == "--previous" else names.split(","):
                 if name.strip() not in router.models:
                     raise ValueError(f"{flag}: unknown model {name.strip()!r}, expected some of {known}")
