@@ -50,7 +50,9 @@ def learn(
     grid = ascending(lambda_grid(log) if lambdas is None else jnp.asarray(lambdas))
     split = split_log([log], seeds=[seed])[0]
     key_nuisances, key_fit = jax.random.split(jax.random.key(seed))
-    estimated = jax.jit(lambda key, log: fit_nuisances(key, log, split, nuisances))(key_nuisances, log)
+    # Folds are an argument: as constants they would be sorted while compiling.
+    fit = jax.jit(lambda key, log, split: fit_nuisances(key, log, split, nuisances))
+    estimated = fit(key_nuisances, log, split)
     hidden = None if progress is None else not progress
     with tqdm(total=1 + assess_folds, desc=f"fitting {method}", unit="fit", disable=hidden) as bar:
         params = jax.block_until_ready(jax.jit(learner.fit)(key_fit, Problem(log, split, estimated, grid)))
@@ -76,10 +78,10 @@ def remembered(key: Array, log: LoggedData, split: Any) -> tuple[Forecast, Refer
     """The forecast of each model's score and cost, and what is remembered of the queries."""
     queries = None if log.group is None else len(np.unique(np.asarray(log.group)))
 
-    def both(key, log):
+    def both(key, log, split):
         return fit_forecast(key, log, split), reference_of(log.x, log.row_weight, queries=queries)
 
-    return jax.jit(both)(key, log)
+    return jax.jit(both)(key, log, split)
 
 
 def log_summary(log: LoggedData) -> list[dict[str, Any]]:
