@@ -151,7 +151,8 @@ def test_a_manifest_that_is_no_object_is_named(folder, text):
 @pytest.mark.parametrize("version", [FORMAT + 1, None, "1"])
 def test_another_format_is_named(folder, version):
     rewrite(folder, format=version)
-    with pytest.raises(CheckpointError, match=f"router.*field 'format' is {version!r}, this version reads 1 and {FORMAT}"):
+    said = f"router.*field 'format' is {version!r}, this version reads 1 and {FORMAT}"
+    with pytest.raises(CheckpointError, match=said):
         checkpoint.load(folder)
 
 
