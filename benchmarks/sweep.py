@@ -39,7 +39,7 @@ import tyro
 from measure import RESULTS, Timed, alternate, matrix_rate, write
 
 from jrouter.budget import choose_at_once
-from jrouter.estimators import counterfactual_scores
+from jrouter.counterfactual import counterfactual_scores
 from jrouter.logging_policies import confounded, simulate_log
 from jrouter.losses import cost_weighted_surrogate, softmax_regret
 from jrouter.metrics import decide, utility

@@ -10,6 +10,7 @@ from jrouter.balancing import balancing_weights
 from jrouter.bounding_scores import doubly_valid, pessimistic_scores, tilted_outcome
 from jrouter.bounds import imbens_manski_critical, utility_range, value_bounds
 from jrouter.compiled_decisions import Decision
+from jrouter.counterfactual import counterfactual_scores
 from jrouter.diagnostics import Diagnosis, diagnose
 from jrouter.encoders.encode import Encoder
 from jrouter.encoders.load import load_encoder
@@ -17,7 +18,6 @@ from jrouter.encoders.tensors import EncoderError
 from jrouter.encoders.texts import last_question, last_turns
 from jrouter.estimators import (
     augmented,
-    counterfactual_scores,
     direct,
     doubly_robust,
     inverse_propensity_weight,

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrouter.chunks import map_rows, rows_at_once
+from jrouter.counterfactual import scored_factor
 from jrouter.diagnostics import diagnose
-from jrouter.estimators import scored_factor
 from jrouter.honest_value import fit_without_fold
 from jrouter.inference import simultaneous_interval, standard_error, wald_interval
 from jrouter.metrics import utility

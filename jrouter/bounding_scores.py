@@ -22,7 +22,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jrouter.estimators import augmented, scored_factor
+from jrouter.counterfactual import scored_factor
+from jrouter.estimators import augmented
 from jrouter.residual_tails import Tails, make_tails
 from jrouter.types import Array, CounterfactualScores, LoggedData, Nuisances
 

@@ -3,7 +3,7 @@
     Yhat_t = r_t + 1[t = logged] * w * (y - r_t)
 
 With w = 0 it is the direct method, with w = 1/p doubly robust, with r = 0 and w = 1/p inverse
-propensity scoring. Adding an estimator is adding a weight function. Weights here do not look at the
+propensity scoring. `counterfactual` applies them to a log, by name. Weights here do not look at the
 outcome, so every score is linear in y, and score and cost may be estimated once, with the same
 weights, for every lambda. (Overlap and MRDR weights are weights of rows, not of corrections: see each.)
 """
@@ -12,9 +12,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jrouter.balancing import balancing_weights
-from jrouter.types import Array, CounterfactualScores, LoggedData, Nuisances
-from jrouter.weighted import model_means, weighted_mean
+from jrouter.types import Array, Nuisances
+from jrouter.weighted import weighted_mean
 
 
 def augmented(outcome: Array, observed: Array, model: Array, weight: Array, *, mask: Array | None = None) -> Array:
@@ -282,91 +281,3 @@ def mrdr_row_weight(propensity: Array, target_probability: Array) -> Array:
     """
     weight = target_probability * inverse_propensity_weight(propensity)
     return weight**2 * (1.0 - propensity)
-
-
-def scored_factor(log: LoggedData, nuisances: Nuisances, *, scored_share: Array | None = None) -> Array:
-    """What a correction of the score is multiplied by: was it scored, over the probability that it would be.
-
-    Args:
-      log: n rows.
-      nuisances: for the same rows.
-      scored_share: as of `counterfactual_scores`.
-
-    Returns:
-      [n]; ones where every answer was scored.
-    """
-    if log.scored is None:
-        return jnp.ones_like(log.cost)
-    probability = nuisances.scored_probability
-    if probability is None:
-        if scored_share is None:
-            seen = log.scored.astype(log.cost.dtype)
-            scored_share = model_means(seen, log.model, log.weight, n_models=nuisances.score.shape[1])
-        probability = scored_share[log.model]
-    # No share (NaN, or 0) where all of a model's rows weigh nothing: then neither do these.
-    return jnp.where(log.scored, inverse_propensity_weight(probability), 0.0)
-
-
-WHOLE_LOG = ("snips", "sndr", "balancing")
-"""Estimators whose weights look at all rows of a log at once."""
-ESTIMATORS = ("direct", "ips", "snips", "dr", "sndr", "switch", "dros", "balancing")
-
-
-def counterfactual_scores(
-    log: LoggedData,
-    nuisances: Nuisances,
-    *,
-    estimator: str = "dr",
-    strength: float | Array = 10.0,
-    scored_share: Array | None = None,
-) -> CounterfactualScores:
-    """Scores and costs of every model on every logged row, with the same weights for both.
-
-    Rows whose answer was not scored keep the direct term for the score; the corrections of the others
-    are divided by the probability that they were scored:
-
-        P(scored | x, t), `nuisances.scored_probability`, right where scoring happens at random given both, or
-        the share of model t's answers that was scored, right where it happens at random given the model
-
-    The cost is always observed, and its corrections are not divided.
-
-    Args:
-      log: n rows.
-      nuisances: for the same rows.
-      estimator: one of `ESTIMATORS`.
-      strength: of the shrinkage for "dros", the threshold for "switch", the penalty for "balancing". For
-        each, a larger one has less bias and more variance. Others ignore it.
-      scored_share: [T], share of each model's answers that was scored, where these rows are a part of a
-        larger log; None for the share among these rows. Used where there is no `scored_probability`.
-
-    Returns:
-      `CounterfactualScores`, [n, T] each. The weights of "snips", "sndr" (the same, with the outcome
-      model kept) and "balancing" need the whole batch, so rows are not independent of each other.
-      "balancing" does not look at the propensities.
-
-    Raises:
-      ValueError: for an unknown estimator.
-    """
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"unknown estimator {estimator!r}: expected one of {', '.join(ESTIMATORS)}")
-    n_models = nuisances.score.shape[1]
-    if estimator == "direct":
-        weight = jnp.zeros_like(nuisances.propensity)
-    elif estimator == "switch":
-        weight = switch_weight(nuisances.propensity, threshold=strength)
-    elif estimator == "dros":
-        weight = shrunken_weight(nuisances.propensity, strength=strength)
-    elif estimator == "balancing":
-        weight = balancing_weights(log.x, log.model, n_models=n_models, penalty=strength, row_weight=log.row_weight)
-    else:
-        weight = inverse_propensity_weight(nuisances.propensity)
-    if estimator in ("snips", "sndr"):
-        weight = self_normalised_weights(weight, log.model, n_models=n_models, row_weight=log.weight)
-    score, cost = nuisances.score, nuisances.cost
-    if estimator in ("ips", "snips"):
-        score, cost = jnp.zeros_like(score), jnp.zeros_like(cost)
-    correct = jax.vmap(augmented)
-    return CounterfactualScores(
-        score=correct(score, log.score, log.model, weight * scored_factor(log, nuisances, scored_share=scored_share)),
-        cost=correct(cost, log.cost, log.model, weight),
-    )

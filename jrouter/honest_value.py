@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jrouter.estimators import counterfactual_scores
+from jrouter.counterfactual import counterfactual_scores
 from jrouter.inference import standard_error
 from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
 from jrouter.off_policy import PolicyValue, value_of_rows

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from jax.tree_util import register_dataclass
 
 from jrouter.bounds import ValueBounds, utility_range, value_bounds
-from jrouter.estimators import inverse_propensity_weight, overlap_row_weight, scored_factor
+from jrouter.counterfactual import scored_factor
+from jrouter.estimators import inverse_propensity_weight, overlap_row_weight
 from jrouter.inference import standard_error
 from jrouter.metrics import expected, utility
 from jrouter.types import Array, LoggedData, Nuisances
@@ -225,7 +226,7 @@ def limited_overlap_value(
       score_range: least and greatest score.
       cost_range: least and greatest cost of a query, in the log's unit. None as the greatest takes the LARGEST
         LOGGED COST of the rows that count: a guess where unsupported choices are dearer than anything logged.
-      observed_weight: [n], 1 / P(scored) where a row was scored, else 0; None for `estimators.scored_factor`.
+      observed_weight: [n], 1 / P(scored) where a row was scored, else 0; None for `counterfactual.scored_factor`.
       level: of the confidence interval of the bounds.
 
     Returns:

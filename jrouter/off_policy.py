@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from jrouter.chunks import map_and_sum_rows, rows_at_once
-from jrouter.estimators import mrdr_row_weight, scored_factor
+from jrouter.counterfactual import scored_factor
+from jrouter.estimators import mrdr_row_weight
 from jrouter.inference import standard_error
 from jrouter.jackknife import contributions, influence
 from jrouter.metrics import expected, utility

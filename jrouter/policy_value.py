@@ -8,7 +8,7 @@
                                           dros   mean d + mean strength w / (w^2 + strength) e
 
 Weights are the policy's, and normalised over its rows as a whole, as in the literature on off-policy
-evaluation; `estimators.counterfactual_scores` weighs every model's outcome by itself, before any policy is
+evaluation; `counterfactual_scores` weighs every model's outcome by itself, before any policy is
 known, and normalises model by model. For a policy that always chooses one model the two are the same.
 
 Every estimator is linear in (y, r) of one log: estimate score and cost apart, and each lambda is a linear

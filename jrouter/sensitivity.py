@@ -22,7 +22,7 @@ from jax.scipy.stats import norm
 
 from jrouter.bounding_scores import corrected, inverse_odds, tilted_scores
 from jrouter.chunks import map_rows, rows_at_once
-from jrouter.estimators import scored_factor
+from jrouter.counterfactual import scored_factor
 from jrouter.inference import standard_error
 from jrouter.metrics import utility
 from jrouter.policy import Policy

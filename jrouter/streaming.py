@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrouter.estimators import WHOLE_LOG, counterfactual_scores
+from jrouter.counterfactual import WEIGHTS, counterfactual_scores
 from jrouter.features import scale
 from jrouter.hashing import hashed_fold, row_keys, uniform
 from jrouter.nuisances.crossfit import NuisanceConfig
@@ -185,7 +185,7 @@ def make_scorer(
     Raises:
       ValueError: for an estimator that needs the whole log.
     """
-    if estimator in WHOLE_LOG:
+    if estimator in WEIGHTS and WEIGHTS[estimator].whole_log:
         raise ValueError(
             f"estimator {estimator!r} needs all rows of a log at once; stream with one that does not, e.g. 'dros'"
         )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.stats import norm
 
-from jrouter.estimators import counterfactual_scores
+from jrouter.counterfactual import counterfactual_scores
 from jrouter.inference import standard_error
 from jrouter.nuisances.outcome import outcomes_of
 from jrouter.types import Array, CounterfactualScores, LoggedData, Nuisances
@@ -175,11 +175,11 @@ def tuned_scores(
     Args:
       log: n rows.
       nuisances: for the same rows, cross-fitted.
-      estimator: one of `estimators.ESTIMATORS`.
+      estimator: one of `counterfactual.WEIGHTS`.
       strength: a number, or the name of one of `RULES`, which takes one of `STRENGTHS`.
 
     Returns:
-      As of `estimators.counterfactual_scores`.
+      As of `counterfactual.counterfactual_scores`.
 
     Raises:
       ValueError: for an unknown rule or estimator, or a rule for an estimator without a strength.

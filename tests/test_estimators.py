@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jrouter.balancing import balancing_weights
+from jrouter.counterfactual import WEIGHTS, counterfactual_scores
 from jrouter.estimators import (
-    ESTIMATORS,
     augmented,
-    counterfactual_scores,
     direct,
     doubly_robust,
     inverse_propensity_weight,
@@ -294,7 +293,7 @@ def log_and_nuisances():
     return log, Nuisances(logged, score_model, cost_model, jnp.zeros(N, jnp.int32))
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", list(WEIGHTS))
 def test_counterfactual_scores_are_their_definition(estimator):
     log, nuisances = log_and_nuisances()
     got = counterfactual_scores(log, nuisances, estimator=estimator, strength=4.0)
@@ -350,7 +349,7 @@ def test_each_row_has_its_own_probability_of_being_scored(estimator):
     np.testing.assert_array_equal(got.cost, whole.cost)
 
 
-@pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if name not in ("direct", "dros")])
+@pytest.mark.parametrize("estimator", [name for name in WEIGHTS if name not in ("direct", "dros")])
 def test_scores_missing_at_random_given_the_model_do_not_bias(estimator):
     # Model 0 is scored on a quarter of its rows, model 1 on all: counting the others as 0 would cost it most.
     n = 40_000

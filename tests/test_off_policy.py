@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrouter.estimators import counterfactual_scores
+from jrouter.counterfactual import counterfactual_scores
 from jrouter.honest_value import cross_fitted_value, honest_best, split_best
 from jrouter.nuisances import ridge
 from jrouter.nuisances.crossfit import OUTCOME_MODELS, NuisanceConfig, fit_nuisances

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrouter.estimators import counterfactual_scores
+from jrouter.counterfactual import counterfactual_scores
 from jrouter.inference import poisson_counts, standard_error
 from jrouter.off_policy import value_of_choices
 from jrouter.policy_value import (

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrouter.estimators import counterfactual_scores
+from jrouter.counterfactual import counterfactual_scores
 from jrouter.metrics import utility
 from jrouter.nuisances import ridge
 from jrouter.nuisances.crossfit import fit_outcome, held_out_outcome

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrouter.estimators import counterfactual_scores
+from jrouter.counterfactual import counterfactual_scores
 from jrouter.honest_value import cross_fitted_value
 from jrouter.inference import poisson_counts
 from jrouter.methods import METHODS

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
 
-from jrouter.estimators import counterfactual_scores
+from jrouter.counterfactual import counterfactual_scores
 from jrouter.features import fit_scaling, scale
 from jrouter.methods import carrot
 from jrouter.methods.carrot import CarrotConfig, causal_carrot

@@ -14,7 +14,8 @@ from scipy import stats
 from scipy.optimize import linprog
 
 from jrouter.bounding_scores import corrected, doubly_valid, inverse_odds, pessimistic_scores, tilted_outcome
-from jrouter.estimators import counterfactual_scores, doubly_robust
+from jrouter.counterfactual import counterfactual_scores
+from jrouter.estimators import doubly_robust
 from jrouter.inference import standard_error
 from jrouter.known_worlds import (
     draw_known_log,

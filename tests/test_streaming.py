@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrouter.estimators import counterfactual_scores
+from jrouter.counterfactual import counterfactual_scores
 from jrouter.features import fit_scaling
 from jrouter.losses import softmax_regret
 from jrouter.metrics import utility

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrouter.estimators import counterfactual_scores
+from jrouter.counterfactual import counterfactual_scores
 from jrouter.methods.rm_softmax import RmSoftmaxConfig, rm_softmax
 from jrouter.policy import Problem
 from jrouter.splits import split_log

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from jrouter.chunks import map_rows
-from jrouter.estimators import counterfactual_scores
+from jrouter.counterfactual import counterfactual_scores
 from jrouter.features import fit_scaling, scale
 from jrouter.interval import nearest
 from jrouter.metrics import utility

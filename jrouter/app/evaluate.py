@@ -14,8 +14,8 @@ from jrouter.app.diagnose import lambdas_of
 from jrouter.app.options import LogPlace, MaybeFile, MaybeNumbers, RouterFolder
 from jrouter.app.read import LogOptions, read_traffic
 from jrouter.app.terminal import bullets, check_file, heading
+from jrouter.counterfactual import scored_factor
 from jrouter.diagnostics import diagnose
-from jrouter.estimators import scored_factor
 from jrouter.inference import wald_interval
 from jrouter.interval import nearest
 from jrouter.io.results import replace_whole, text_table

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrouter.app.diagnosis_plots import as_results
+from jrouter.counterfactual import counterfactual_scores, scored_factor
 from jrouter.diagnostics import Diagnosis, diagnose
-from jrouter.estimators import counterfactual_scores, scored_factor
 from jrouter.inference import standard_error, wald_interval
 from jrouter.interval import ascending, lambda_grid
 from jrouter.metrics import decide, utility

@@ -7,7 +7,7 @@ A model is a policy that needs no fitting, so cross-fitting the nuisances is all
 
 from dataclasses import dataclass
 
-from jrouter.estimators import counterfactual_scores
+from jrouter.counterfactual import counterfactual_scores
 from jrouter.metrics import utility
 from jrouter.policy import Method, Policy
 from jrouter.weighted import weighted_mean
@@ -15,7 +15,7 @@ from jrouter.weighted import weighted_mean
 
 @dataclass(frozen=True)
 class BestSingleConfig:
-    """Which scores value the models: any of `estimators.ESTIMATORS`, and its strength, threshold or penalty."""
+    """Which scores value the models: any of `counterfactual.WEIGHTS`, and its strength, threshold or penalty."""
 
     estimator: str = "dr"
     strength: float = 10.0

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from jrouter.estimators import counterfactual_scores
+from jrouter.counterfactual import counterfactual_scores
 from jrouter.policy import Method, Policy
 from jrouter.weighted import weighted_mean
 

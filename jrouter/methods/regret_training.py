@@ -26,7 +26,7 @@ class RouterConfig:
     """How routers are trained. What the paper leaves open (all but the hidden layers) is ours.
 
     Attributes:
-      estimator: counterfactual scores, one of `estimators.ESTIMATORS`. Ours are doubly robust with
+      estimator: counterfactual scores, one of `counterfactual.WEIGHTS`. Ours are doubly robust with
         shrunken weights: with the paper's plain ones ("dr") few thousand rows drown in weight variance.
       strength: of shrinkage, for "dros" (10 bounds weights by 1.6); the threshold of weights for "switch";
         the penalty for "balancing". Or "slope" or "error": chosen from the log by `tuning`.

@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrouter.estimators import counterfactual_scores
+from jrouter.counterfactual import counterfactual_scores
 from jrouter.inference import standard_error
 from jrouter.methods.best_single import best_single
 from jrouter.methods.logging_policy import LoggingPolicyConfig, logging_policy
