@@ -1,6 +1,6 @@
 """Encoders by name: hashed n-grams, or a pretrained network with its tokenizer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,7 +62,8 @@ def load_encoder(
     """The encoder of a name.
 
     Args:
-      name: "hashing", which needs no files and reads all of a text; or a pretrained encoder, as `load_pretrained`.
+      name: "hashing", which needs no files and reads all of a text, or another of `ENCODERS`; or a pretrained encoder,
+        as `load_pretrained`.
       revision: of the weights.
       pooling: "mean", "cls" or "last_token"; None for what the model's files say, else the last token of a decoder
         and the mean of others.
@@ -91,18 +92,17 @@ def load_encoder(
         token_budget = TOKEN_BUDGET.get(jax.default_backend(), 65536) * (1 if mesh is None else mesh.size)
     if token_budget < 1:
         raise EncoderError(f"token_budget: expected at least 1, got {token_budget}")
-    if name == HASHING:
+    if name in ENCODERS:
         given = {"revision": revision, "pooling": pooling, "max_length": max_length, "dtype": dtype}
         given["truncation"] = None if truncation == "right" else truncation
         wrong = next((option for option, value in given.items() if value is not None), None)
         if wrong is not None:
-            raise EncoderError(f"{wrong}: {HASHING!r} has none, it reads whole texts; leave it out")
-        dim = HASHING_DIM if dim is None else dim
-        if dim < 1:
+            raise EncoderError(f"{wrong}: {name!r} has none, it reads whole texts; leave it out")
+        if dim is not None and dim < 1:
             raise EncoderError(f"dim: expected at least 1, got {dim}")
-        spec = EncoderSpec(HASHING, HASHING, dim, normalise=normalise is not False, window=window, question=question)
-        params: Any = {"signs": jnp.asarray(projection(dim))}
-        return Encoder(spec, _placed(params, mesh), hashing_kind(normalise=spec.normalise), token_budget, mesh)
+        spec, params, kind = ENCODERS[str(name)](dim=dim, normalise=normalise is not False)
+        spec = replace(spec, window=window, question=question)
+        return Encoder(spec, _placed(params, mesh), kind, token_budget, mesh)
     if dim is not None:
         raise EncoderError(f"dim: {str(name)!r} has a width of its own; leave it out")
     if pooling is not None and pooling not in POOLINGS:
@@ -154,7 +154,7 @@ def load_encoder_of(
       EncoderError: where what is there is not what the spec says, by the first field that differs.
     """
     given: dict[str, Any] = {"normalise": spec.normalise, "window": spec.window, "question": spec.question}
-    if spec.architecture == HASHING:
+    if spec.architecture in ENCODERS:
         given |= {"dim": spec.dim}
     else:
         given |= {"pooling": spec.pooling, "max_length": spec.max_length, "truncation": spec.truncation}
@@ -203,6 +203,18 @@ def hashing_kind(*, normalise: bool) -> Kind:
         return jax.vmap(unit_norm)(projected) if normalise else projected
 
     return Kind(rows, pad, apply, BUCKETS)
+
+
+def hashing(*, dim: int | None = None, normalise: bool = True) -> tuple[EncoderSpec, Any, Kind]:
+    """Hashed n-grams: what they are, their params, and how they compute."""
+    dim = HASHING_DIM if dim is None else dim
+    params = {"signs": jnp.asarray(projection(dim))}
+    return EncoderSpec(HASHING, HASHING, dim, normalise=normalise), params, hashing_kind(normalise=normalise)
+
+
+ENCODERS: dict[str, Callable[..., tuple[EncoderSpec, Any, Kind]]] = {HASHING: hashing}
+"""Encoders that need no files, by name: (dim, normalise) -> what they are, params, and how they compute. The spec's
+`name` and `architecture` are the name here."""
 
 
 def _placed(params: Any, mesh: Mesh | None) -> Any:
