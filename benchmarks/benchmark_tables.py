@@ -177,6 +177,25 @@ def latency_table() -> str:
     return "\n".join(lines)
 
 
+def serving_table() -> str:
+    """`Service.decide` from threads: latency, decisions a second, and a reload in traffic."""
+    results, threads = load("serving"), load("serving", "config")["threads"].split(",")[-1]
+    lines = [
+        "| queries | threads | p50, ms | p99, ms | decisions a second |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for kind, found in results["kinds"].items():
+        for count, one in found["threads"].items():
+            cells = f"{one['p50_ms']:.2f} | {one['p99_ms']:.2f} | {one['per_second']:,.0f}"
+            lines.append(f"| {kind} | {count} | {cells} |")
+    for kind, one in results["reload"].items():
+        cells = f"{one['p50_ms']:.2f} | {one['p99_ms']:.2f} | "
+        lines.append(
+            f"| {kind}, while a new version loads and compiles ({one['seconds']:.1f} s) | {threads} | {cells}|"
+        )
+    return "\n".join(lines)
+
+
 def speed_table() -> str:
     """What a newcomer would ask, a line each."""
     sweep, off_policy, inference = load("sweep_22"), load("off_policy"), load("inference")
@@ -225,4 +244,5 @@ TABLES = {
     "off_policy": off_policy_table,
     "scaling": scaling_table,
     "large_log": large_log_table,
+    "serving": serving_table,
 }
