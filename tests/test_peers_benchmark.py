@@ -1,0 +1,160 @@
+"""Peers on one log: what a worker gives, how choices are judged, and that a failure is reported as what it is."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PEERS = Path(__file__).parents[1] / "benchmarks" / "peers"
+sys.path.insert(0, str(PEERS))
+
+import run  # noqa: E402 (scripts are no package)
+from contestants import PACKAGES, Package  # noqa: E402
+from environments import Environment, Failure, last_line, make_environment, run_command  # noqa: E402
+from known_log import Truth, judge_choice, write_log  # noqa: E402
+
+MEANS = np.array([[0.1, 0.4], [0.9, 0.2], [0.5, 0.5]])
+TRUTH = Truth(MEANS, {"uniform": float(MEANS.mean())}, {})
+
+
+def fails(command, *, limit=20.0):
+    """The failure of a command."""
+    with pytest.raises(Failure) as caught:
+        run_command(command, limit=limit, failed="failed")
+    return caught.value
+
+
+def test_jrouters_worker(tmp_path):
+    """From the log's file to choices and what they took; on this log they beat any single model."""
+    log = tmp_path / "log.npz"
+    truth = write_log(log, rows=1_500, test_rows=400, dim=8, models=3, seed=0)
+    with np.load(log) as file:
+        assert set(np.unique(file["score"])) == {0.0, 1.0} and file["queries"].shape == (400, 8)
+        assert not any(len(file[name]) == 400 and file[name].ndim == 2 and name != "queries" for name in file.files)
+    here = Environment(sys.executable)
+    found = run.run_learner("jrouter", "regress_and_compare_pooled", here, log, truth, 120.0)
+    assert found["status"] == "ok", found
+    assert found["value"] > truth.references["best single model"]
+    assert found["value"] + found["regret"] == pytest.approx(truth.references["best model of each query"])
+    assert sum(found["shares"]) == pytest.approx(1.0) and found["value"] > found["standard_error"] > 0
+    assert found["peak_bytes"] > found["peak_bytes_at_start"] > 1e7
+    assert 0 < found["fit_seconds"] < found["process_seconds"] and found["cpu_seconds"] > 0
+    assert set(found["versions"]) == {"jrouter", "jax"} and "choice" not in found
+    assert [path.name for path in tmp_path.iterdir()] == ["log.npz"]
+
+
+def test_choices_are_judged_by_the_truth():
+    found = judge_choice(TRUTH, [1, 0, 1])
+    assert found["value"] == pytest.approx(0.6) and found["regret"] == pytest.approx(0.0, abs=1e-7)
+    assert found["shares"] == pytest.approx([1 / 3, 2 / 3])
+    found = judge_choice(TRUTH, [0, 0, 0])
+    assert (found["value"], found["regret"]) == pytest.approx((0.5, 0.1))
+    assert found["standard_error"] == pytest.approx(np.std([0.1, 0.9, 0.5]) / np.sqrt(3), rel=1e-3)
+    for wrong in ([0, 1], [0, 1, 2], [-1, 0, 0]):
+        with pytest.raises(ValueError, match=r"expected \(3,\) from 0 to 1"):
+            judge_choice(TRUTH, wrong)
+
+
+def test_what_cannot_be_installed_says_why(tmp_path, monkeypatch):
+    nothing = Package(("one",), (("--no-index", "jrouter-no-such-package==1.0"),))
+    monkeypatch.setitem(run.PACKAGES, "nothing", nothing)
+    found = run.run_package("nothing", tmp_path, tmp_path / "log.npz", TRUTH, run.Options())
+    assert found["status"] == "not installed" and found["learners"] == {}
+    assert "No matching distribution found for jrouter-no-such-package==1.0" in found["error"]
+    assert not (tmp_path / "nothing" / "installed.json").exists()
+    printed = run.report({"packages": {"nothing": found}, "references": {}})
+    assert "not installed" in printed and printed.splitlines()[-1].startswith("nothing: ERROR: No matching")
+    with pytest.raises(Failure, match="no room: 1e.06 GB are needed"):
+        make_environment(tmp_path / "large", nothing._replace(gigabytes=1e6), limit=1.0)
+
+
+def test_a_whole_environment_is_used_again(tmp_path):
+    package = Package(("one",), (("something",),))
+    made = {"installs": [["something"]], "install_seconds": 3.0, "installed_bytes": 5}
+    (tmp_path / "installed.json").write_text(json.dumps(made))
+    found = make_environment(tmp_path, package, limit=1.0)
+    assert found.python.startswith(str(tmp_path)) and found[1:] == (3.0, 5)
+    assert make_environment(tmp_path, Package(("one",)), limit=1.0) == Environment(sys.executable)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("raise RuntimeError('no such\\n  setting')", "setting"),
+        ("import json, sys; json.dump({'choice': [0, 1, 2]}, open(sys.argv[3], 'w'))", "expected (3,) from 0 to 1"),
+        ("print('done, but nothing written')", "No such file"),
+        ("import os; os.kill(os.getpid(), 9)", "ended by SIGKILL"),
+    ],
+)
+def test_what_fails_says_how(tmp_path, monkeypatch, code, error):
+    (tmp_path / "broken_worker.py").write_text(code)
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    found = run.run_learner("broken", "one", Environment(sys.executable), tmp_path / "log.npz", TRUTH, 20.0)
+    assert found["status"] == "failed" and error in found["error"], found
+    assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc, as Linux has them")
+def test_what_takes_too_long_ends_with_all_that_it_started(tmp_path):
+    code = (
+        "import pathlib, subprocess, sys\n"
+        "child = subprocess.Popen(['sleep', '60'])\n"
+        f"pathlib.Path({str(tmp_path / 'child')!r}).write_text(str(child.pid))\n"
+        "child.wait()"
+    )
+    failure = fails([sys.executable, "-c", code], limit=2.0)
+    assert (failure.status, failure.error) == ("failed: out of time", "no end after 2 s")
+    child = Path("/proc", (tmp_path / "child").read_text(), "stat")
+    for _ in range(50):
+        if not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail(f"what it had started is still there: {child.read_text()}")
+
+
+def test_the_last_line_that_says_something():
+    assert last_line("Collecting x\nERROR: it broke\n\n[notice] A new release of pip\n") == "ERROR: it broke"
+    assert last_line(" \n") == "nothing was written"
+    assert fails([sys.executable, "-c", "import no_such_module"]).error.endswith("No module named 'no_such_module'")
+
+
+def test_what_was_measured_is_kept_on_the_same_log_alone(tmp_path):
+    options, path = run.Options(), tmp_path / "peers.json"
+    assert run.measured_before(path, options) == dict.fromkeys(PACKAGES, run.NOT_TRIED)
+    config = {size: getattr(options, size) for size in run.SIZES}
+    done = {"status": "ok", "learners": {}}
+    for changed, expected in ((config, done), (config | {"seed": 1}, run.NOT_TRIED)):
+        path.write_text(json.dumps({"config": changed, "results": {"packages": {"obp": done}}}))
+        found = run.measured_before(path, options)
+        assert found["obp"] == expected and found["econml"] == run.NOT_TRIED
+
+
+def test_bad_options():
+    with pytest.raises(SystemExit, match="unknown package 'nothing', expected some of jrouter, "):
+        run.main(run.Options(packages="jrouter,nothing"))
+    with pytest.raises(SystemExit, match="--keep leaves the environments in --folder"):
+        run.main(run.Options(keep=True))
+
+
+def test_every_package_has_its_worker():
+    for name, package in PACKAGES.items():
+        source = (PEERS / f"{name}_worker.py").read_text()
+        assert package.learners and all(f'"{learner}"' in source for learner in package.learners), name
+
+
+@pytest.mark.slow
+def test_smoke(tmp_path):
+    command = [sys.executable, str(PEERS / "run.py"), "--smoke", "--packages", "jrouter", "--out", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    record = json.loads((tmp_path / "peers_smoke.json").read_text())
+    assert record["script"] == "run.py" and record["config"]["rows"] == 2_000
+    found = record["results"]["packages"]
+    assert {one["status"] for name, one in found.items() if name != "jrouter"} == {"not tried"}
+    assert {name: one["status"] for name, one in found["jrouter"]["learners"].items()} == dict.fromkeys(
+        PACKAGES["jrouter"].learners, "ok"
+    )
