@@ -88,6 +88,7 @@ def calibrate_router(
         "router": router.version,
         "target": {"budget": budget} if budget is not None else {"min_score": min_score},
         "cost_unit": log.cost_unit,
+        "propensity": "estimated" if log.propensity is None else "logged",
         "crossing": {name: _finite(one) for name, one in crossing._asdict().items()},
         "curve": curve,
     }
@@ -125,6 +126,8 @@ def describe_calibration(found: dict[str, Any]) -> str:
         if sure is None
         else f"  met even at the unfavourable end of the interval: lambda {sure:.4g}"
     )
+    if found["propensity"] == "estimated":
+        lines.append("  propensities are estimated, which is weaker than logged ones")
     step = max(1, len(found["curve"]) // 11)
     rows = [
         [

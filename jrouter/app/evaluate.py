@@ -196,10 +196,11 @@ def _cost_changes(router: Router, log: LoggedData) -> list[tuple[str, float, flo
 
 def describe_evaluation(found: dict[str, Any]) -> str:
     """An evaluation as text for a terminal."""
+    weaker = ", which is weaker than logged ones" if found["propensity"] == "estimated" else ""
     errors = "hold the fits of the nuisances" if found["refit"] else "take the nuisances as they are"
     lines = [
         heading(f"Router {found['router']} on {found['rows']:,} rows it has not seen (utility x 100, 95% intervals)"),
-        f"  propensities are {found['propensity']}; standard errors {errors}",
+        f"  propensities are {found['propensity']}{weaker}; standard errors {errors}",
         *(f"  ! {line.strip(' -')}" for line in found["warnings"]),
     ]
     table = [

@@ -75,6 +75,7 @@ def fit_router(
             "propensity": report["propensity"]["kind"],
         },
         "verdict": report["verdict"],
+        "price_date": source["time"][1] if source["time"] else None,  # prices are what the log paid
     }
     return replace(router, record=plain(record))
 
