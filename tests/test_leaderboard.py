@@ -267,7 +267,7 @@ def table_of(n, *, seed):
     return BenchmarkTable(x, score, cost, models=("a", "b", "c", "d"))
 
 
-NAMES = ("best_single", "regress_and_compare_ridge", "cheapest", "kmeans_full")
+NAMES = ("best_single", "random", "cheapest", "carrot_convex_knn")
 
 
 @pytest.fixture
@@ -305,17 +305,17 @@ def test_a_run_resumes_cell_by_cell_and_tables_share_one_file(tmp_path, quick, c
     leaderboard.main(replace(options, methods=",".join(NAMES[:3])))
     assert len(quick) == 6
     leaderboard.main(options)
-    assert quick[6:] == ["kmeans_full"] * 2
+    assert quick[6:] == ["carrot_convex_knn"] * 2
     capsys.readouterr()
     leaderboard.main(replace(options, table=Path("folder/mine.csv"), seeds=1))
     assert len(quick) == 12
     printed = capsys.readouterr().out
-    assert "kmeans_full*" in printed and "decided" in printed and "3 blocks" in printed
+    assert "carrot_convex_knn*" in printed and "decided" in printed and "3 blocks" in printed
 
     with open(tmp_path / "leaderboard.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == leaderboard.COLUMNS and len(rows) == 3 * len(NAMES)
-    assert {row["method"] for row in rows if row["full_feedback"] == "True"} == {"kmeans_full"}
+    assert {row["method"] for row in rows if row["full_feedback"] == "True"} == {"carrot_convex_knn"}
     record = json.loads((tmp_path / "leaderboard_ranking.json").read_text())
     ranking = record["results"]
     assert {(one["table"], one["seed"]) for one in ranking["blocks"]} == {
@@ -333,8 +333,8 @@ def test_a_run_resumes_cell_by_cell_and_tables_share_one_file(tmp_path, quick, c
         assert one["utility"]["estimate"] == pytest.approx(np.mean([np.mean(values) for values in by_table]), abs=1e-6)
         assert one["seconds"] == pytest.approx(np.mean([float(row["seconds"]) for row in mine]), abs=1e-6)
     found = {one["method"]: one for one in ranking["methods"]}
-    assert found["kmeans_full"]["rank"]["estimate"] < found["cheapest"]["rank"]["estimate"]
-    assert not found["best_single"]["baseline"] and found["kmeans_full"]["baseline"]
+    assert found["carrot_convex_knn"]["rank"]["estimate"] < found["cheapest"]["rank"]["estimate"]
+    assert not found["best_single"]["baseline"] and found["carrot_convex_knn"]["baseline"]
     assert (tmp_path / "leaderboard.png").read_bytes().startswith(b"\x89PNG")
 
     # Two methods alone are ranked from the cells there are.
@@ -371,7 +371,7 @@ def test_a_method_that_gives_no_number_is_named(tmp_path, quick, monkeypatch):
         return outcomes._replace(utility=outcomes.utility * np.nan), seconds
 
     monkeypatch.setattr(learners.Learners, "run", broken)
-    with pytest.raises(ValueError, match="synthetic:linear, uniform, 0, best_single: .* not finite .*--methods"):
+    with pytest.raises(ValueError, match="synthetic:linear, uniform, 0, cheapest: .* not finite .*--methods"):
         leaderboard.main(options_of(tmp_path, methods="cheapest,best_single"))
 
 
@@ -394,7 +394,7 @@ def test_misuse_ends_in_one_line(tmp_path, monkeypatch, arguments, message):
 
 def test_every_method_is_ranked_once():
     assert set(leaderboard.EVERY) == set(learners.NAMED) - {"regress_and_compare_mlp"}
-    assert {"carrot_mlp", "kmeans_full", "oracle"} <= leaderboard.FULL_FEEDBACK < {*learners.NAMED, "oracle"}
+    assert {"carrot_mlp", "carrot_knn", "oracle"} <= leaderboard.FULL_FEEDBACK < {*learners.NAMED, "oracle"}
 
 
 @pytest.mark.slow
