@@ -196,6 +196,40 @@ def serving_table() -> str:
     return "\n".join(lines)
 
 
+def peers_table() -> str:
+    """What each package's learners took on one log, what their choices are worth, and what failed."""
+    results = load("peers")
+    lines = [
+        "| package | to install, s | MB | learner | fit, s | on the processor, s | peak memory, GB | true value x 100 "
+        "| regret x 100 |",
+        "|---|---:|---:|---|---:|---:|---:|---:|---:|",
+    ]
+
+    def failed(one: dict[str, Any]) -> str:
+        error = one.get("error", "").replace("|", "\\|")
+        return f"{one['status']}{': ' + error if error else ''}"
+
+    for name, package in results["packages"].items():
+        installed = ["", ""]
+        if package.get("install_seconds") is not None:
+            installed = [f"{package['install_seconds']:.0f}", f"{package['installed_bytes'] / 1e6:,.0f}"]
+        if not package["learners"]:
+            lines.append(f"| {name} | {' | '.join(installed)} | {failed(package)} | | | | | |")
+        for place, (learner, one) in enumerate(package["learners"].items()):
+            head = [name, *installed] if place == 0 else ["", "", ""]
+            if one["status"] != "ok":
+                lines.append(f"| {' | '.join(head)} | `{learner}`: {failed(one)} | | | | | |")
+                continue
+            cells = f"{one['fit_seconds']:.1f} | {one['cpu_seconds']:.1f} | {one['peak_bytes'] / 1e9:.2f} | "
+            cells += f"{100 * one['value']:.2f} ± {196 * one['standard_error']:.2f} | {100 * one['regret']:.2f}"
+            lines.append(f"| {' | '.join(head)} | `{learner}` | {cells} |")
+    best = results["references"]["best model of each query"]
+    for name, value in results["references"].items():
+        regret = "" if name == "logging policy" else f"{100 * (best - value):.2f}"
+        lines.append(f"| | | | {name} | | | | {100 * value:.2f} | {regret} |")
+    return "\n".join(lines)
+
+
 def speed_table() -> str:
     """What a newcomer would ask, a line each."""
     sweep, off_policy, inference = load("sweep_22"), load("off_policy"), load("inference")
@@ -245,4 +279,5 @@ TABLES = {
     "scaling": scaling_table,
     "large_log": large_log_table,
     "serving": serving_table,
+    "peers": peers_table,
 }

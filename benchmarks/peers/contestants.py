@@ -24,7 +24,7 @@ TORCH = "torch==2.13.0+cpu" if sys.platform == "linux" else "torch==2.13.0"
 PACKAGES = {
     "jrouter": Package(("rm_auto", "regress_and_compare_pooled")),
     "vowpalwabbit": Package(
-        ("cb_dr", "cb_dr_10_passes", "cb_adf_mtr_10_passes"),
+        ("cb_dr", "cb_dr_10_passes", "cb_dr_10_passes_slow", "cb_adf_mtr_10_passes", "cb_adf_mtr_10_passes_slow"),
         (("vowpalwabbit", "numpy"),),
         gigabytes=0.3,
     ),

@@ -1,6 +1,6 @@
 """What do the packages that people use today learn from the same log, how fast, and in how much memory?
 
-    python benchmarks/peers/run.py                            # 20 minutes on one core, 5 GB of disk and a network
+    python benchmarks/peers/run.py                            # 20 minutes on one shared core, 5 GB of disk
     python benchmarks/peers/run.py --packages jrouter,obp     # some; what is measured already is kept
     python benchmarks/peers/run.py --smoke --packages jrouter # 1 minute, no network
 
@@ -15,7 +15,7 @@ What cannot be installed, fails or takes longer than its limit is reported with 
 not asked for and not measured before is "not tried". PyTorch is the CPU build; where pip finds none (torch
 2.13.0+cpu), set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu. One log and one seed: differences of a
 point or so may turn on another (--seed). Expect jrouter's rm_auto and its pooled regression ahead of all peers in
-value, and Vowpal Wabbit to take the least memory. Writes <out>/peers.json, after every package.
+value and behind most of them in time and memory. Writes <out>/peers.json, after every package.
 """
 
 import json

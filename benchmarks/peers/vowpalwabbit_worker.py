@@ -15,11 +15,11 @@ def features(x: np.ndarray) -> list[str]:
     return [" ".join(f"{place}:{value:.5g}" for place, value in enumerate(row)) for row in x.tolist()]
 
 
-def cb(*, passes: int) -> Callable[[Log], Callable[[np.ndarray], np.ndarray]]:
+def cb(*, passes: int, rate: float = 0.5) -> Callable[[Log], Callable[[np.ndarray], np.ndarray]]:
     """`--cb` with the doubly robust estimate of cost, which is -score."""
 
     def fit(log: Log) -> Callable[[np.ndarray], np.ndarray]:
-        workspace = vowpalwabbit.Workspace(f"--cb {log.n_models} --cb_type dr -b 20 --quiet")
+        workspace = vowpalwabbit.Workspace(f"--cb {log.n_models} --cb_type dr -b 20 -l {rate} --quiet")
         logged = zip(log.model, log.score, log.propensity, features(log.x), strict=True)
         lines = [f"{model + 1}:{-score:g}:{chance:.6g} | {text}" for model, score, chance, text in logged]
         for _ in range(passes):
@@ -30,11 +30,11 @@ def cb(*, passes: int) -> Callable[[Log], Callable[[np.ndarray], np.ndarray]]:
     return fit
 
 
-def cb_adf(*, passes: int) -> Callable[[Log], Callable[[np.ndarray], np.ndarray]]:
+def cb_adf(*, passes: int, rate: float = 0.5) -> Callable[[Log], Callable[[np.ndarray], np.ndarray]]:
     """`--cb_adf` with multi-task regression, its default, and all products of query and model."""
 
     def fit(log: Log) -> Callable[[np.ndarray], np.ndarray]:
-        workspace = vowpalwabbit.Workspace("--cb_adf --cb_type mtr -q QM -b 20 --quiet")
+        workspace = vowpalwabbit.Workspace(f"--cb_adf --cb_type mtr -q QM -b 20 -l {rate} --quiet")
         plain = [f"|M model={number}" for number in range(log.n_models)]
 
         def lines(text: str) -> list[str]:
@@ -53,10 +53,13 @@ def cb_adf(*, passes: int) -> Callable[[Log], Callable[[np.ndarray], np.ndarray]
     return fit
 
 
+DR, MTR = "--cb T --cb_type dr -b 20", "--cb_adf --cb_type mtr -q QM -b 20"
 LEARNERS = {
-    "cb_dr": Learner(cb(passes=1), "--cb T --cb_type dr -b 20, one pass"),
-    "cb_dr_10_passes": Learner(cb(passes=10), "--cb T --cb_type dr -b 20, ten passes"),
-    "cb_adf_mtr_10_passes": Learner(cb_adf(passes=10), "--cb_adf --cb_type mtr -q QM -b 20, ten passes"),
+    "cb_dr": Learner(cb(passes=1), f"{DR}, one pass"),
+    "cb_dr_10_passes": Learner(cb(passes=10), f"{DR}, ten passes"),
+    "cb_dr_10_passes_slow": Learner(cb(passes=10, rate=0.05), f"{DR} -l 0.05 (default 0.5), ten passes"),
+    "cb_adf_mtr_10_passes": Learner(cb_adf(passes=10), f"{MTR}, ten passes"),
+    "cb_adf_mtr_10_passes_slow": Learner(cb_adf(passes=10, rate=0.05), f"{MTR} -l 0.05 (default 0.5), ten passes"),
 }
 
 if __name__ == "__main__":
