@@ -1,6 +1,6 @@
 """Which router learns best from a log? Every method of the package and every baseline, ranked.
 
-    python experiments/leaderboard.py                                # 4 regimes, 3 logs each: 15 minutes on one core
+    python experiments/leaderboard.py                                # 4 regimes, 3 logs each: 16 minutes on one core
     python experiments/leaderboard.py --table table.parquet --logging-policy confounded,skewed
     python experiments/leaderboard.py --methods rm_auto,best_single  # ranks these two alone, from the cells there are
     python experiments/leaderboard.py --smoke

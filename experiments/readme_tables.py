@@ -374,6 +374,30 @@ def imitation_table() -> str:
     return "\n".join(lines)
 
 
+def leaderboard_table() -> str:
+    """Every method over the leaderboard's blocks: utility, what it gains on the next, ranks; curves and time."""
+    lines = [
+        "| method | utility | less the next | against it | mean rank | better than | worse than | AIQ x 100 | APGR "
+        "| seconds |",
+        "|---|---:|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for one in load("leaderboard_ranking")["methods"]:
+        utility, rank, gain = one["utility"], one["rank"], one["less_next"]
+        star = "\\*" if one["full_feedback"] else ""
+        cells = [
+            f"{_points(utility['estimate'])} ± {_points((utility['high'] - utility['low']) / 2)}",
+            _interval(gain) if gain else "",
+            one["against_next"] or "",
+            f"{rank['estimate']:.1f} [{rank['low']:.1f}, {rank['high']:.1f}]",
+            *(str(one[name]) for name in ("better_than", "worse_than")),
+            _points(one["aiq"]),
+            "" if one["apgr"] is None else f"{one['apgr']:.2f}",
+            f"{one['seconds']:.1f}",
+        ]
+        lines.append(f"| `{one['method']}`{star} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 TABLES = {
     "coverage": coverage_table,
     "coverage_estimators": estimator_table,
@@ -394,6 +418,7 @@ TABLES = {
     "learning": lambda: variant_table("learning_curve", "n"),
     "slopes": slopes_table,
     "tuning": tuning_table,
+    "leaderboard": leaderboard_table,
     "confounding": confounding_table,
     **ASSUMPTION_TABLES,
     **benchmark_tables.TABLES,
