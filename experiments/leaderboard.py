@@ -179,7 +179,8 @@ def finish(study: Study, keys: Sequence[Key], names: Sequence[str]) -> None:
     if blocks:
         ranking = ranking_of(names, blocks, cells)
         ranked = path.with_name(f"{path.stem}_ranking.json")
-        write_json(ranked, options=study.options, results=ranking)
+        tables = ", ".join(dict.fromkeys(block.table for block in blocks))
+        write_json(ranked, options=study.options, results=[{"table": tables, "sha256": None, **ranking}])
         critical_difference_figure(ranking, path.with_suffix(".png"))
         print_ranking(ranking)
         print(f"\nwrote {path.name}, {ranked.name}, {path.stem}.csv and .png to {path.parent}")

@@ -381,7 +381,8 @@ def leaderboard_table() -> str:
         "| seconds |",
         "|---|---:|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for one in load("leaderboard_ranking")["methods"]:
+    (ranking,) = load("leaderboard_ranking")
+    for one in ranking["methods"]:
         utility, rank, gain = one["utility"], one["rank"], one["less_next"]
         star = "\\*" if one["full_feedback"] else ""
         cells = [

@@ -317,7 +317,7 @@ def test_a_run_resumes_cell_by_cell_and_tables_share_one_file(tmp_path, quick, c
     assert tuple(rows[0]) == leaderboard.COLUMNS and len(rows) == 3 * len(NAMES)
     assert {row["method"] for row in rows if row["full_feedback"] == "True"} == {"carrot_convex_knn"}
     record = json.loads((tmp_path / "leaderboard_ranking.json").read_text())
-    ranking = record["results"]
+    (ranking,) = record["results"]
     assert {(one["table"], one["seed"]) for one in ranking["blocks"]} == {
         ("synthetic:linear", 0),
         ("synthetic:linear", 1),
@@ -340,7 +340,7 @@ def test_a_run_resumes_cell_by_cell_and_tables_share_one_file(tmp_path, quick, c
     # Two methods alone are ranked from the cells there are.
     leaderboard.main(replace(options, methods="cheapest,best_single"))
     assert len(quick) == 12
-    ranking = json.loads((tmp_path / "leaderboard_ranking.json").read_text())["results"]
+    (ranking,) = json.loads((tmp_path / "leaderboard_ranking.json").read_text())["results"]
     assert {one["method"] for one in ranking["methods"]} == {"cheapest", "best_single"} and len(ranking["pairs"]) == 1
 
 
