@@ -55,14 +55,16 @@ def shift(
     delta = mean - reference["mean"]
     square = jnp.square(delta).sum()
     rate = 1.0 / count + 1.0 / reference["queries"]
-    trace = (jnp.square(centred).mean(axis=0) / count + reference["variance"] / reference["queries"]).sum() / rate
-    # tr(S^2) from the smaller of the two Gram matrices' sides: E (x.y)^2 of independent rows.
+    own = weighted_mean(jnp.square(centred), row_weight)
+    trace = (own / count + reference["variance"] / reference["queries"]).sum() / rate
+    # tr(S^2) = E (x.y)^2 of independent rows.
     half = x.shape[0] // 2
     products = (centred[:half] * centred[half : 2 * half]).sum(axis=1)
-    trace_square = jnp.square(products).mean()
+    both = None if row_weight is None else row_weight[:half] * row_weight[half : 2 * half]
+    trace_square = weighted_mean(jnp.square(products), both)
     deviation = jnp.sqrt(2.0 * jnp.maximum(trace_square, 1e-30)) * rate
     along = jnp.matmul(centred, delta, precision="highest")
-    spread = jnp.sqrt(jnp.square(along).mean())
+    spread = jnp.sqrt(weighted_mean(jnp.square(along), row_weight))
     return Shift(
         distance=jnp.where(spread > 0, square / jnp.where(spread > 0, spread, 1.0), 0.0),
         z=(square - trace * rate) / deviation,
