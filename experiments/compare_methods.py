@@ -55,7 +55,13 @@ from jrouter.types import Array
 REFERENCES = ("logging_policy", "oracle")
 """Not learned here: probabilities [n, T] of the simulation and of hindsight."""
 LEARNED = tuple(name for name in METHODS if name not in REFERENCES)
-PARTS = ("regress_and_compare_stacked", "regress_and_compare_stacked_ipw", "rm_residual", "rm_conditioned")
+PARTS = (
+    "regress_and_compare_stacked",
+    "regress_and_compare_stacked_ipw",
+    "rm_residual",
+    "rm_conditioned",
+    "linucb_lower",
+)
 """Left out by default, to keep the first command short."""
 COLUMNS = (
     "table,logging_policy,method,lambda,seed,n_train,n_test,utility,regret,routing_accuracy,score,cost,seconds"

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from baselines import carrot_convex
-from baselines.linucb import RULES, LinUcbConfig, linucb, probability_best, utility_moments
 
 from jrouter.methods.carrot import CarrotConfig, carrot
+from jrouter.methods.linucb import RULES, LinUcbConfig, linucb, probability_best, utility_moments
 from jrouter.policy import Problem
 
 X, CLUSTER = world.draw(7, 200)

@@ -19,13 +19,13 @@ from baselines import (
     carrot_convex,
     imitation,
     kmeans,
-    linucb,
     matrix_factorisation,
     rorf,
     routellm,
     ucb_replay,
     uniroute,
 )
+from jrouter.methods import linucb
 from jrouter.policy import Method
 
 BASELINES: dict[str, Callable[..., Method]] = {
@@ -36,7 +36,7 @@ BASELINES: dict[str, Callable[..., Method]] = {
     "matrix_factorisation": matrix_factorisation.matrix_factorisation,
     "tensor_factorisation": matrix_factorisation.tensor_factorisation,
     **carrot_convex.VARIANTS,
-    **linucb.VARIANTS,
+    **{name: linucb.VARIANTS[name] for name in ("linucb_mean", "linucb_upper", "linucb_thompson")},
     "barp": barp.barp,
     "ucb_replay": ucb_replay.ucb_replay,
     "rorf": rorf.rorf,
