@@ -29,6 +29,8 @@ PRESENTATION = (
     "assumption_page.py",
     "figures.py",
     "judgement.py",
+    "leaderboard_figure.py",
+    "leaderboard_ranking.py",
     "pool_figure.py",
     "published_figure.py",
     "readme_tables.py",

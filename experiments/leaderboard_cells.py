@@ -9,22 +9,15 @@ import numpy as np
 from cells import select, values_of
 from leaderboard_ranking import Block
 from learners import Setting
+from query_batches import influence_of
 from studies import METRICS
 
 from jrouter.frontier_metrics import aiq, apgr
 from jrouter.policy import Outcomes
-from jrouter.types import Array, BenchmarkTable
+from jrouter.types import Array
 
-BATCHES = 40
-"""Parts of the test queries: what they add to a mean is kept, so that any two methods can be compared later."""
 NUMBERS = ("utility", "regret", "aiq", "apgr", "seconds")
 """One each of a method on a log."""
-
-
-def batch_of(test: BenchmarkTable) -> np.ndarray:
-    """[n], in which of `BATCHES` parts each test query is; a group is in one."""
-    unit = np.arange(test.score.shape[0]) if test.group is None else np.unique(test.group, return_inverse=True)[1]
-    return unit % BATCHES
 
 
 @jax.jit
@@ -56,7 +49,6 @@ def cell_of(outcomes: Outcomes, seconds: float, setting: Setting) -> dict[str, A
         raise ValueError("its utility is not finite on some test query")
     test = setting.test
     of_query = np.asarray(outcomes.utility, np.float64).mean(axis=0)
-    apart = np.bincount(batch_of(test), weights=of_query - of_query.mean(), minlength=BATCHES)
     means = {metric: np.asarray(getattr(outcomes, metric)).mean(axis=1) for metric in METRICS}
     of_curve = frontier(means["cost"], means["score"], test.true_cost.mean(axis=0), test.true_score.mean(axis=0))
     found = [float(value) if np.isfinite(value) else None for value in of_curve]
@@ -65,7 +57,7 @@ def cell_of(outcomes: Outcomes, seconds: float, setting: Setting) -> dict[str, A
         "n_test": of_query.shape[0],
         "lambdas": setting.problem.lambdas,
         **means,
-        "influence": apart / of_query.shape[0],
+        "influence": influence_of(of_query, test),
         **dict(zip(("aiq", "apgr"), found, strict=True)),
         "seconds": round(seconds, 3),
     }

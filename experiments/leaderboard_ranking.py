@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from cells import Estimate, over_seeds
 from judgement import LEVEL, holm, over_cells, two_sided
+from query_batches import query_error
 from scipy import stats
 
 from jrouter.inference import resample_counts
@@ -127,12 +128,6 @@ def cliques(mean_rank: Sequence[float], difference: float) -> list[tuple[int, in
         if last > first and (not found or last > found[-1][1]):
             found.append((first, last))
     return found
-
-
-def query_error(influence: np.ndarray) -> np.ndarray:
-    """Standard error over test queries of means with influence [B, ...], by B batches: [...]."""
-    n = influence.shape[0]
-    return np.sqrt(n / (n - 1) * np.square(influence).sum(axis=0))
 
 
 def rank_error(block: Block) -> np.ndarray:

@@ -1,11 +1,13 @@
 """Table and figure of `pools`, from its cells alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from cells import select, values_of
+from cells import Estimate, Key, over_seeds, select, values_of
+from query_batches import query_error
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -19,83 +21,117 @@ COLUMNS = (
     "k",
     "seeds",
     "utility",
+    "less",
+    "difference",
+    "low",
+    "high",
     "kept",
     "rows",
     "seconds",
     "compile",
 )
+_NAMED = ("question", "models", "method", "variant", "way", "k")
 _COLOURS = {"plug_in": "#0072B2", "rm_softmax": "#D55E00", "rm_softmax_masks": "#009E73"}
-_LINES = ("-", "--", ":", "-.")
+
+
+def against(key: Key) -> Key | None:
+    """The cell that one is compared with: all models, the router trained again, or the one without the new model."""
+    if key["question"] == "prune":
+        return None if key["variant"] == "all" else {**key, "variant": "all"}
+    if key["question"] == "restrict":
+        # Masks in training cost nothing later, so they are to make up for training again.
+        method = "rm_softmax" if key["method"] == "rm_softmax_masks" else key["method"]
+        return None if key["way"] == "retrain" else {**key, "way": "retrain", "method": method}
+    return None if key["way"] == "without" else {**key, "way": "without", "k": 0}
+
+
+def change(cells: Sequence[dict[str, Any]], of: Key, to: Key | None) -> Estimate | None:
+    """Paired difference in mean utility over the seeds that have both cells; None where there are none."""
+    pairs = []
+    for cell in select(cells, **of):
+        mine = cell["key"]["seed"]
+        if to is not None and (other := select(cells, **to, seed=mine)):
+            pairs.append((cell, other[0]))
+    if not pairs:
+        return None
+    apart = [np.subtract(a["influence"], b["influence"]) for a, b in pairs]
+    return over_seeds([a["utility"] - b["utility"] for a, b in pairs], [float(query_error(one)) for one in apart])
 
 
 def summaries(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over seeds."""
+    """Means over seeds, and paired differences to `against` with 95% intervals over seeds and test queries."""
     cells = [cell for group in groups for cell in group["cells"]]
-    found: dict[tuple, list] = {}
-    for cell in cells:
-        name = tuple(cell["key"][part] for part in ("question", "models", "method", "variant", "way", "k"))
-        found.setdefault(name, []).append(cell)
     rows = []
-    for name, mine in found.items():
+    for name in dict.fromkeys(tuple(cell["key"][part] for part in _NAMED) for cell in cells):
+        of = dict(zip(_NAMED, name, strict=True))
+        mine, to = select(cells, **of), against(of)
+        found = change(cells, of, to)
         mean = {part: float(np.mean([cell[part] for cell in mine])) for part in ("utility", "kept", "rows", "seconds")}
-        compile_seconds = float(np.max([cell["compile_seconds"] for cell in mine]))
-        rows.append(dict(zip(COLUMNS, (*name, len(mine), *mean.values(), compile_seconds), strict=True)))
+        compared = ("", "", "", "")
+        if found is not None and to is not None:
+            said = next(str(to[part]) for part in ("variant", "way") if to[part] != of[part])
+            compared = (said, found.mean, found.low, found.high)
+        rest = (mean["kept"], mean["rows"], mean["seconds"], max(cell["compile_seconds"] for cell in mine))
+        rows.append(dict(zip(COLUMNS, (*name, len(mine), mean["utility"], *compared, *rest), strict=True)))
     return rows
 
 
 def figure_of(groups: list[dict[str, Any]], out: Path) -> None:
-    """What pruning changes; what retraining gains over a mask; utility over k of the largest pool."""
+    """Above, what pruning and masks change and what k queries add; below, the seconds of training that go with it."""
     cells = [cell for group in groups for cell in group["cells"]]
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-
-    def mean(**place):
-        return [100 * cell["utility"] for cell in select(cells, **place)]
-
-    def difference(first, second, models):
-        of = [[mean(**one, models=models, seed=seed) for one in (first, second)] for seed in values_of(cells, "seed")]
-        pairs = [a[0] - b[0] for a, b in of if a and b]
-        return float(np.mean(pairs)) if pairs else float("nan")
-
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained", sharex="col")
     sizes = values_of(cells, "models")
-    pruned, pools = (values_of(select(cells, question=name), "variant") for name in ("prune", "restrict"))
-    pruned = [name for name in pruned if name != "all"]
+    questions = {name: values_of(select(cells, question=name), "variant") for name in ("prune", "restrict")}
+
+    def curve(column, places, of, label, colour, line):
+        """Differences to `against` above and seconds below, at each place; a place is fields of a key."""
+        keys = [{**of, **place} for place in places]
+        found = [change(cells, key, against(key)) for key in keys]
+        x = [next(iter(place.values())) for place in places]
+        there = [(place, one) for place, one in zip(x, found, strict=True) if one is not None]
+        if there:
+            at, estimates = zip(*there, strict=True)
+            mean = [100 * one.mean for one in estimates]
+            axes[0, column].plot(at, mean, line, color=colour, marker="o", markersize=4, label=label)
+            low, high = ([100 * getattr(one, end) for one in estimates] for end in ("low", "high"))
+            axes[0, column].fill_between(at, low, high, color=colour, alpha=0.1, linewidth=0)
+        took = [(place, [cell["seconds"] for cell in select(cells, **key)]) for place, key in zip(x, keys, strict=True)]
+        if took := [(place, float(np.mean(one))) for place, one in took if one]:
+            axes[1, column].plot(*zip(*took, strict=True), line, color=colour, marker="o", markersize=4, label=label)
+
+    by_size = [{"models": models} for models in sizes]
+    by_k = [{"k": k} for k in values_of(select(cells, question="add", way="extend"), "k")]
     for method, colour in _COLOURS.items():
-        for variant, line in zip(pruned, _LINES, strict=False):
-            of = {"question": "prune", "method": method}
-            y = [difference(of | {"variant": variant}, of | {"variant": "all"}, models) for models in sizes]
-            if np.isfinite(y).any():
-                axes[0].plot(sizes, y, line, color=colour, marker="o", label=f"{method}, without {variant}")
-        for pool, line in zip(pools, _LINES, strict=False):
-            of = {"question": "restrict", "variant": pool}
-            again = "rm_softmax" if method == "rm_softmax_masks" else method
-            first, second = of | {"method": again, "way": "retrain"}, of | {"method": method, "way": "mask"}
-            y = [difference(first, second, models) for models in sizes]
-            if np.isfinite(y).any():
-                axes[1].plot(sizes, y, line, color=colour, marker="o", label=f"{method}, {pool}")
+        for variant, line in zip(questions["prune"], ("-", "--", "-.", ":"), strict=False):
+            of = {"question": "prune", "method": method, "variant": variant, "way": "", "k": 0}
+            named = variant if variant == "all" else f"without {variant}"
+            curve(0, by_size, of, f"{method}, {named}", colour, line)
+        for pool, line in zip(questions["restrict"], ("-", "--"), strict=False):
+            of = {"question": "restrict", "method": method, "variant": pool, "way": "mask", "k": 0}
+            named = "half gone" if pool == "half" else pool
+            curve(1, by_size, of, f"{method}, {named}", colour, line)
+        of = {"question": "add", "method": method, "variant": "", "models": sizes[-1]}
         for way, line in (("extend", "-"), ("retrain", "--")):
-            of = {"question": "add", "method": method, "models": sizes[-1], "way": way}
-            ks = [k for k in values_of(cells, "k") if mean(**of, k=k)]
-            if ks:
-                axes[2].plot(
-                    ks, [np.mean(mean(**of, k=k)) for k in ks], line, color=colour, marker="o", label=f"{method}, {way}"
-                )
-        for way, line in (("without", ":"), ("whole log", "-.")):
-            level = mean(question="add", method=method, models=sizes[-1], way=way)
-            if level:
-                axes[2].axhline(np.mean(level), linestyle=line, color=colour, label=f"{method}, {way}", linewidth=1)
-    for axis, label in zip(
-        axes,
-        ("utility x 100: pruned less all", "utility x 100: retrained less masked", "utility x 100"),
-        strict=True,
-    ):
-        axis.set_xscale("log")
-        axis.set_ylabel(label)
-        axis.set_xlabel("models of the pool")
-        axis.grid(alpha=0.25)
-        if axis.lines:
-            axis.legend(fontsize=7, frameon=False)
-    for axis in axes[:2]:
+            curve(2, by_k, of | {"way": way}, f"{method}, {way}", colour, line)
+        whole = of | {"way": "whole log", "k": 0}
+        if (level := change(cells, whole, against(whole))) is not None:
+            axes[0, 2].axhline(100 * level.mean, linestyle=":", color=colour, label=f"{method}, all its rows logged")
+    titles = ("pruned before training, less all", "masked, less trained again", f"{sizes[-1] - 1} models and a new one")
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10)
         axis.axhline(0, color="black", linewidth=0.8)
-    axes[2].set_xlabel(f"scored queries of the model added to {sizes[-1] - 1}")
+        axis.set_ylabel("change of utility x 100")
+    for axis in axes[1]:
+        axis.set_ylabel("seconds of training")
+        axis.set_yscale("log")
+    for axis, label in zip(axes[1], ("models of the pool", "models of the pool", "scored queries of it"), strict=True):
+        axis.set_xscale("log")
+        axis.set_xlabel(label)
+    for axis in axes.flat:
+        axis.grid(alpha=0.25)
+    for axis in axes[0]:
+        if axis.lines[1:]:
+            axis.legend(fontsize=7, frameon=False)
+    axes[1, 0].legend(fontsize=7, frameon=False)
     figure.savefig(out, dpi=150)
     plt.close(figure)

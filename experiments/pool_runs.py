@@ -12,6 +12,7 @@ from cells import Key
 from learners import Learners
 from one_log import key_of, with_room
 from pool_logs import PoolLog, columns, draw_pool_log, draw_tables, only, relatives, with_model
+from query_batches import influence_of
 
 from jrouter.forecast import fit_forecast, forecast
 from jrouter.interval import lambda_grid
@@ -96,6 +97,7 @@ class Runner:
         self._learners = Learners(fast=fast)
         self.setting = lru_cache(maxsize=1)(self._setting)
         self.full = lru_cache(maxsize=4)(self._full)
+        self.without = lru_cache(maxsize=2)(self._without)
 
     def _setting(self, models: int, seed: int) -> Setting:
         world = relatives(self._base, jax.random.key(5), n_models=models)
@@ -108,6 +110,13 @@ class Runner:
     def _full(self, method: str, models: int, seed: int) -> Fitted:
         setting = self.setting(models, seed)
         return self.fit(method, setting.one.log, setting.lambdas, seed)
+
+    def _without(self, method: str, models: int, seed: int) -> tuple[int, LoggedData, Fitted]:
+        """The place of the model that will come, the log without it, and a router of that."""
+        setting = self.setting(models, seed)
+        new = wanted_model(setting.test, setting.lambdas)
+        old = only(setting.one, np.arange(models) != new).log
+        return new, old, self.fit(method, old, setting.lambdas, seed)
 
     def fit(self, name: str, log: LoggedData, lambdas: Array, seed: int) -> Fitted:
         """A router of a log; its nuisances count in its time."""
@@ -133,16 +142,16 @@ class Runner:
 
     def judge(
         self, policy: Policy, params: Any, test: BenchmarkTable, lambdas: Array, pool=None
-    ) -> tuple[float, Array]:
-        """Mean utility over queries and lambdas, and the share of each model [L, T]."""
+    ) -> tuple[np.ndarray, Array]:
+        """Utility of each query [n], averaged over lambdas, and the share of each model [L, T]."""
         mask = jnp.ones(len(test.models), bool) if pool is None else jnp.asarray(pool)
 
         def judged(params, test, lambdas, mask):
             outcomes, share = evaluate(policy, params, test, lambdas, mask=mask)
-            return outcomes.utility.mean(), share
+            return outcomes.utility.mean(axis=0), share
 
         value, share = jax.jit(judged)(params, test, lambdas, mask)
-        return float(value), share
+        return np.asarray(value), share
 
     def run(self, key: Key) -> dict[str, Any]:
         """The cell of a key: utility and what it took, beside the utility of the best choice of each query."""
@@ -157,7 +166,7 @@ class Runner:
         pruning = time.perf_counter() - begun
         fitted = self._on(key, setting, kept)
         value, _ = self.judge(*fitted[:2], columns(setting.test, np.flatnonzero(kept)), setting.lambdas)
-        return _cell(value, kept.sum(), only(setting.one, kept).log, fitted) | {"pruning_seconds": pruning}
+        return _cell(value, setting, kept.sum(), only(setting.one, kept).log, fitted) | {"pruning_seconds": pruning}
 
     def _on(self, key: Key, setting: Setting, kept: np.ndarray) -> Fitted:
         if kept.all():
@@ -178,25 +187,23 @@ class Runner:
         if key["way"] == "mask":
             fitted = self.full(key["method"], models, key["seed"])
             value, _ = self.judge(*fitted[:2], setting.test, setting.lambdas, kept)
-            return _cell(value, kept.sum(), setting.one.log, fitted)
+            return _cell(value, setting, kept.sum(), setting.one.log, fitted)
         fitted = self._on(key, setting, kept)
         value, _ = self.judge(*fitted[:2], columns(setting.test, np.flatnonzero(kept)), setting.lambdas)
-        return _cell(value, kept.sum(), only(setting.one, kept).log, fitted)
+        return _cell(value, setting, kept.sum(), only(setting.one, kept).log, fitted)
 
     def _add(self, key: Key, setting: Setting) -> dict[str, Any]:
         models, k, way = key["models"], key["k"], key["way"]
-        new = wanted_model(setting.test, setting.lambdas)
+        new, old, fitted = self.without(key["method"], models, key["seed"])
         others = np.delete(np.arange(models), new)
         test = columns(setting.test, np.append(others, new))
-        old = only(setting.one, np.arange(models) != new).log
         if way == "whole log":
             fitted = self.full(key["method"], models, key["seed"])
             value, _ = self.judge(*fitted[:2], setting.test, setting.lambdas)
-            return _cell(value, models, setting.one.log, fitted)
+            return _cell(value, setting, models, setting.one.log, fitted)
         if way == "without":
-            fitted = self.fit(key["method"], old, setting.lambdas, key["seed"])
             value, _ = self.judge(*fitted[:2], columns(setting.test, others), setting.lambdas)
-            return _cell(value, models - 1, old, fitted)
+            return _cell(value, setting, models - 1, old, fitted)
         scored = take_rows(setting.spare, jnp.arange(k))
         assert scored.x is not None
         name, given = (
@@ -207,29 +214,29 @@ class Runner:
             log = with_model(old, name, *given)
             fitted = self.fit(key["method"], log, setting.lambdas, key["seed"])
             value, _ = self.judge(*fitted[:2], test, setting.lambdas)
-            return _cell(value, models, log, fitted)
-        router = self.router(key, old, setting.lambdas)
+            return _cell(value, setting, models, log, fitted)
+        router = _router(key, old, fitted, setting.lambdas)
         extend(router, name, *map(np.asarray, given))  # once to compile
         begun = time.perf_counter()
         extended = extend(router, name, *map(np.asarray, given)).router
         seconds = time.perf_counter() - begun
         policy, params = extended.served()
         value, _ = self.judge(policy, params, test, setting.lambdas)
-        return _cell(value, models, old, Fitted(policy, params, seconds, 0.0)) | {"rows": k}
+        return _cell(value, setting, models, old, Fitted(policy, params, seconds, 0.0)) | {"rows": k}
 
-    def router(self, key: Key, log: LoggedData, lambdas: Array) -> Router:
-        """What `Router.fit` gives, without its assessment and record."""
-        fitted = self.fit(key["method"], log, lambdas, key["seed"])
-        return Router(
-            method=LEARNERS[key["method"]][0],
-            config={},
-            params=fitted.params,
-            models=log.models,
-            lambdas=tuple(np.asarray(lambdas).tolist()),
-            dim=log.x.shape[1],
-            cost_unit=log.cost_unit,
-            forecasts=_forecast_of(log, key["seed"]),
-        )
+
+def _router(key: Key, log: LoggedData, fitted: Fitted, lambdas: Array) -> Router:
+    """What `Router.fit` gives, without its assessment and record."""
+    return Router(
+        method=LEARNERS[key["method"]][0],
+        config={},
+        params=fitted.params,
+        models=log.models,
+        lambdas=tuple(np.asarray(lambdas).tolist()),
+        dim=log.x.shape[1],
+        cost_unit=log.cost_unit,
+        forecasts=_forecast_of(log, key["seed"]),
+    )
 
 
 def _forecast_of(log: LoggedData, seed: int) -> Any:
@@ -237,9 +244,10 @@ def _forecast_of(log: LoggedData, seed: int) -> Any:
     return jax.jit(fit_forecast)(key_of(seed, "forecast"), log, split)
 
 
-def _cell(value: float, kept: Any, log: LoggedData, fitted: Fitted) -> dict[str, Any]:
+def _cell(value: np.ndarray, setting: Setting, kept: Any, log: LoggedData, fitted: Fitted) -> dict[str, Any]:
     return {
-        "utility": value,
+        "utility": float(np.mean(value, dtype=np.float64)),
+        "influence": influence_of(value, setting.test),
         "kept": int(kept),
         "rows": int(log.model.shape[0]),
         "seconds": fitted.seconds,

@@ -28,6 +28,7 @@ import leaderboard  # noqa: E402
 import leaderboard_cells  # noqa: E402
 import leaderboard_figure  # noqa: E402
 import leaderboard_ranking  # noqa: E402
+import query_batches  # noqa: E402
 import learners  # noqa: E402
 import studies  # noqa: E402
 from leaderboard_ranking import Block  # noqa: E402
@@ -145,14 +146,14 @@ def test_bars_of_one_column_do_not_touch():
 def test_errors_over_queries_are_those_of_batches():
     values = np.random.default_rng(3).normal(size=(40, 3))
     influence = (values - values.mean(axis=0)) / 40
-    found = leaderboard_ranking.query_error(influence)
+    found = query_batches.query_error(influence)
     np.testing.assert_allclose(found, values.std(axis=0, ddof=1) / math.sqrt(40))
     # Groups are kept together, and bring what they bring.
-    group = np.repeat(np.arange(leaderboard_cells.BATCHES), 5)
+    group = np.repeat(np.arange(query_batches.BATCHES), 5)
     test = table_of(200, seed=0)
     of_query = np.random.default_rng(4).normal(size=200)
     test = replace(test, group=jnp.asarray(group))
-    batch = leaderboard_cells.batch_of(test)
+    batch = query_batches.batch_of(test)
     apart = np.bincount(batch, weights=of_query - of_query.mean()) / 200
     clustered = float(standard_error(jnp.asarray(of_query, jnp.float32), group=jnp.asarray(group)))
     assert math.sqrt(np.square(apart).sum()) == pytest.approx(clustered, rel=1e-4)
@@ -349,7 +350,7 @@ def test_kept_batches_give_the_error_of_a_difference(tmp_path, quick):
     (group,) = cells.current(tmp_path / "leaderboard.json")
     first, second = group["cells"]
     for cell in group["cells"]:
-        assert len(cell["influence"]) == leaderboard_cells.BATCHES
+        assert len(cell["influence"]) == query_batches.BATCHES
         assert sum(cell["influence"]) == pytest.approx(0, abs=1e-6)
         assert 0 <= cell["aiq"] <= 1 and cell["n_test"] == 60
     ((block,), _) = leaderboard_cells.blocks_of([group], ["cheapest", "best_single"])
@@ -357,7 +358,7 @@ def test_kept_batches_give_the_error_of_a_difference(tmp_path, quick):
     # The cheapest model is the first, at every lambda.
     utility = np.asarray(test.score[:, 0] - 50 * test.cost[:, 0], np.float64)
     assert block.utility[0] == pytest.approx(utility.mean(), abs=1e-5)
-    batch = np.arange(60) % leaderboard_cells.BATCHES
+    batch = np.arange(60) % query_batches.BATCHES
     apart = np.bincount(batch, weights=utility - utility.mean()) / 60
     np.testing.assert_allclose(block.influence[:, 0], apart, atol=1e-6)
     assert first["key"]["method"] != second["key"]["method"]
