@@ -36,11 +36,12 @@ import numpy as np
 import tyro
 from measure import RESULTS, alternate, write
 
-from jrouter.inference import bootstrap_means, percentile_interval
+from jrouter.inference import percentile_interval
 from jrouter.logging_policies import confounded, simulate_log
 from jrouter.metrics import utility
 from jrouter.nuisances.crossfit import fit_nuisances
 from jrouter.policy_value import POLICY_ESTIMATORS, Terms, bootstrap_estimates, estimates, policy_terms
+from jrouter.resampling import bootstrap_means
 from jrouter.splits import split_log
 from jrouter.synthetic import draw_queries, make_world
 

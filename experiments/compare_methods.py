@@ -43,12 +43,13 @@ from figures import score_against_cost, utility_over_lambda
 from learners import NAMED
 from tqdm import tqdm
 
-from jrouter.inference import paired_bootstrap, percentile_interval
+from jrouter.inference import percentile_interval
 from jrouter.io.columns import DataError
 from jrouter.io.results import text_table, write_csv, write_json
 from jrouter.methods import METHODS
 from jrouter.metrics import cost_increases, decide, utility
 from jrouter.policy import Outcomes, evaluate, judge
+from jrouter.resampling import paired_bootstrap
 from jrouter.sweep import over_seeds
 from jrouter.types import Array
 

@@ -58,10 +58,11 @@ from one_log import lambdas_of
 from studies import script
 from tqdm import tqdm
 
-from jrouter.inference import paired_bootstrap, percentile_interval
+from jrouter.inference import percentile_interval
 from jrouter.io.results import text_table, write_csv, write_json
 from jrouter.metrics import decide
 from jrouter.policy import choice_outcomes, evaluate
+from jrouter.resampling import paired_bootstrap
 from jrouter.sweep import over_seeds
 from jrouter.types import Array
 

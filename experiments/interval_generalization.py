@@ -39,7 +39,7 @@ from figures import interval_figure
 from tqdm import tqdm
 
 from jrouter import synthetic
-from jrouter.inference import paired_bootstrap, percentile_interval
+from jrouter.inference import percentile_interval
 from jrouter.io.columns import DataError
 from jrouter.io.results import text_table, write_csv, write_json
 from jrouter.methods.rm_interval import HEADS, RmIntervalConfig, rm_interval
@@ -47,6 +47,7 @@ from jrouter.methods.rm_softmax import rm_softmax
 from jrouter.metrics import cost_increases
 from jrouter.networks import count_parameters
 from jrouter.policy import Method, evaluate
+from jrouter.resampling import paired_bootstrap
 from jrouter.sweep import over_seeds
 
 TOP = 1000.0

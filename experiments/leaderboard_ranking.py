@@ -16,7 +16,7 @@ from judgement import LEVEL, holm, over_cells, two_sided
 from query_batches import query_error
 from scipy import stats
 
-from jrouter.inference import resample_counts
+from jrouter.resampling import resample_counts
 
 RESAMPLES = 400
 """Of the batches of test queries, for the error of a rank."""

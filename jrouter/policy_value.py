@@ -21,8 +21,8 @@ import chex
 import jax.numpy as jnp
 
 from jrouter.estimators import inverse_propensity_weight
-from jrouter.inference import bootstrap_sums
 from jrouter.metrics import expected
+from jrouter.resampling import bootstrap_sums
 from jrouter.types import Array
 from jrouter.weighted import weighted_mean
 

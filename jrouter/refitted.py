@@ -2,7 +2,7 @@
 
     V_b = value of the policy, by nuisances fitted with row weights c_bi * w_i,  c_bi resample counts
 
-The bootstrap of `inference.bootstrap_means` keeps the nuisances as they are, and is too narrow where these are
+The bootstrap of `resampling.bootstrap_means` keeps the nuisances as they are, and is too narrow where these are
 what errs (the direct method), or too wide where estimating them helps (inverse propensities). Here each
 resample pays for its own fits, all of them one compiled program. Folds follow the original row (or group), so
 a resampled row is never on both sides of a fold.
@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 
 from jrouter.honest_value import held_out_rows
-from jrouter.inference import poisson_counts
 from jrouter.metrics import utility
 from jrouter.nuisances.crossfit import NuisanceConfig, require_smooth
 from jrouter.off_policy import value_estimate, value_of_rows
 from jrouter.policy import Method, Policy
+from jrouter.resampling import poisson_counts
 from jrouter.splits import Split
 from jrouter.types import Array, LoggedData
 
@@ -59,7 +59,7 @@ def bootstrap_log(
     Returns:
       What `estimate` returns, with a leading axis [B].
 
-    Source: Efron (1979); counts as of `inference.poisson_counts`.
+    Source: Efron (1979); counts as of `resampling.poisson_counts`.
 
     >>> log = LoggedData(jnp.zeros((4, 1)), jnp.zeros(4, jnp.int32), jnp.ones(4), jnp.ones(4), models=("a",))
     >>> bootstrap_log(jax.random.key(0), log, lambda log: log.weight.sum(), n_resamples=3).shape

@@ -9,15 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrouter.inference import (
+from jrouter.inference import percentile_interval, standard_error
+from jrouter.resampling import (
     COUNT_SHARES,
     bootstrap_means,
     bootstrap_sums,
     paired_bootstrap,
-    percentile_interval,
     poisson_counts,
     resample_counts,
-    standard_error,
 )
 
 B = 4000

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jrouter.counterfactual import counterfactual_scores
-from jrouter.inference import poisson_counts, standard_error
+from jrouter.inference import standard_error
 from jrouter.off_policy import value_of_choices
 from jrouter.policy_value import (
     POLICY_ESTIMATORS,
@@ -18,6 +18,7 @@ from jrouter.policy_value import (
     estimates,
     policy_terms,
 )
+from jrouter.resampling import poisson_counts
 from jrouter.types import LoggedData, Nuisances
 
 N, T = 400, 4

@@ -12,13 +12,13 @@ import pytest
 
 from jrouter.counterfactual import counterfactual_scores
 from jrouter.honest_value import cross_fitted_value
-from jrouter.inference import poisson_counts
 from jrouter.methods import METHODS
 from jrouter.nuisances import propensity, ridge
 from jrouter.nuisances.crossfit import OUTCOME_MODELS, PROPENSITY_MODELS, NuisanceConfig, fit_nuisances
 from jrouter.off_policy import fixed_policy_value, value_of_rows
 from jrouter.policy import Method, Policy, choice_outcomes
 from jrouter.refitted import bootstrap_log, refitted_bootstrap, refitted_learner_bootstrap
+from jrouter.resampling import poisson_counts
 from jrouter.splits import split_log
 from jrouter.types import LoggedData, take_rows
 
