@@ -40,7 +40,7 @@ from data import (
     sources,
 )
 from figures import score_against_cost, utility_over_lambda
-from learners import NAMED
+from learners import NAMED, evaluate_method
 from tqdm import tqdm
 
 from jrouter.inference import percentile_interval
@@ -48,7 +48,7 @@ from jrouter.io.columns import DataError
 from jrouter.io.results import text_table, write_csv, write_json
 from jrouter.methods import METHODS
 from jrouter.metrics import cost_increases, decide, utility
-from jrouter.policy import Outcomes, evaluate, judge
+from jrouter.policy import Outcomes, judge
 from jrouter.resampling import paired_bootstrap
 from jrouter.sweep import over_seeds
 from jrouter.types import Array
@@ -119,7 +119,7 @@ def compile_learner(name: str, source: Source, simulation: Simulation, *, fast: 
 
     def fit_and_judge(keys, problems, test):
         def one(key, problem):
-            return evaluate(method.policy, method.fit(key, problem), test, problem.lambdas)
+            return evaluate_method(method, method.fit(key, problem), test, problem.lambdas)
 
         return over_seeds(one, at_once=at_once)(keys, problems)
 

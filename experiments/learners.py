@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from baselines import BASELINES
+from baselines.cascade import Cascade
 from data import compiler_options
 from one_log import OneLog, estimate_nuisances, key_of
 
@@ -23,6 +24,13 @@ from jrouter.types import Array, BenchmarkTable
 
 NAMED = {**METHODS, **BASELINES}
 """Every method that --methods may name."""
+
+
+def evaluate_method(method: Method, params: Any, table: BenchmarkTable, lambdas: Array) -> tuple[Outcomes, Array]:
+    """What a fitted method is worth, and the shares of models, as `evaluate`; a cascade pays for all that it asks."""
+    if isinstance(method, Cascade):
+        return method.outcomes(params, table, lambdas)
+    return evaluate(method.policy, params, table, lambdas)
 
 
 class Setting(NamedTuple):
@@ -80,7 +88,7 @@ class Learners:
         method = {**NAMED, **self.methods}[name]()
 
         def fit_and_judge(key, problem, test):
-            return evaluate(method.policy, method.fit(key, problem), test, problem.lambdas)[0]
+            return evaluate_method(method, method.fit(key, problem), test, problem.lambdas)[0]
 
         operands = (key_of(seed, "learners"), setting.problem, setting.test)
         return self.program(name, fit_and_judge, operands), operands
