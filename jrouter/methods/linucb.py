@@ -42,6 +42,12 @@ from jrouter.weighted import weighted_mean
 RULES = ("mean", "lower", "upper", "thompson")
 
 
+def check_rule(rule: str) -> None:
+    """Raises a ValueError for what is none of `RULES`."""
+    if rule not in RULES:
+        raise ValueError(f"unknown rule {rule!r}: expected one of {', '.join(RULES)}")
+
+
 @dataclass(frozen=True)
 class LinUcbConfig:
     """Which of `RULES`; how many standard errors its bound is away; and the ridge penalty, times d."""
@@ -51,8 +57,7 @@ class LinUcbConfig:
     ratio: float = 10.0
 
     def __post_init__(self):
-        if self.rule not in RULES:
-            raise ValueError(f"unknown rule {self.rule!r}: expected one of {', '.join(RULES)}")
+        check_rule(self.rule)
 
 
 def utility_moments(params: dict[str, Any], x: Array, lam: float | Array) -> tuple[Array, Array]:
@@ -86,9 +91,12 @@ def probability_best(mean: Array, error: Array) -> Array:
     return total / total.sum()
 
 
-def thompson_logits(params: dict[str, Any], x: Array, lam: float | Array, mask: Array | None = None) -> Array:
-    """[T], logarithms of the probabilities with which models of the pool `mask` [T] are the best of it."""
-    mean, error = utility_moments(params, x, lam)
+def thompson_logits(mean: Array, error: Array, mask: Array | None = None) -> Array:
+    """[T], logarithms of the probabilities with which models of the pool `mask` [T] are the best of it.
+
+    >>> jnp.exp(thompson_logits(jnp.array([0., 0., 9.]), jnp.ones(3), jnp.array([True, True, False]))).round(3)
+    Array([0.5, 0.5, 0. ], dtype=float32)
+    """
     if mask is not None:
         mean = jnp.where(mask, mean, mean.min() - 20.0 * error.max())
     return jnp.log(jnp.maximum(probability_best(mean, error), 1e-30))
@@ -96,21 +104,37 @@ def thompson_logits(params: dict[str, Any], x: Array, lam: float | Array, mask: 
 
 @dataclass(frozen=True)
 class ThompsonPolicy(Policy):
-    """Draws a model as often as it is the best of the pool: in a smaller pool, not in the same ratios again."""
+    """Draws a model as often as it is the best of the pool: in a smaller pool, not in the same ratios again.
+
+    Attributes:
+      moments: (params, x [d], lam) -> mean [T] and standard error [T] of each model's utility.
+    """
+
+    moments: Callable[[Any, Array, Any], tuple[Array, Array]] = utility_moments
 
     def values(self, params: Any, x: Array, lam: float | Array, mask: Array | None = None) -> Array:
         """[T], `thompson_logits`."""
-        return thompson_logits(params, x, lam, mask)
+        return thompson_logits(*self.moments(params, x, lam), mask)
 
 
-def bounds_policy(config: LinUcbConfig) -> Policy:
-    """The rule of a configuration."""
-    if config.rule == "thompson":
-        return ThompsonPolicy(thompson_logits, stochastic=True)
-    signed = {"mean": 0.0, "lower": -config.width, "upper": config.width}[config.rule]
+def rule_policy(rule: str, width: float, moments: Callable[[Any, Array, Any], tuple[Array, Array]]) -> Policy:
+    """The policy of a rule on any means and errors of utilities.
+
+    Args:
+      rule: one of `RULES`.
+      width: standard errors to a bound; mean and thompson ignore it.
+      moments: (params, x [d], lam) -> mean [T] and standard error [T] of each model's utility.
+
+    Raises:
+      ValueError: for an unknown rule.
+    """
+    check_rule(rule)
+    if rule == "thompson":
+        return ThompsonPolicy(lambda *query: thompson_logits(*moments(*query)), stochastic=True, moments=moments)
+    signed = {"mean": 0.0, "lower": -width, "upper": width}[rule]
 
     def apply(params, x, lam):
-        mean, error = utility_moments(params, x, lam)
+        mean, error = moments(params, x, lam)
         return mean + signed * error
 
     return Policy(apply)
@@ -161,7 +185,7 @@ def linucb(config: LinUcbConfig = LinUcbConfig()) -> Method:
             "scaling": scaling,
         }
 
-    return Method(fit, bounds_policy(config), config)
+    return Method(fit, rule_policy(config.rule, config.width, utility_moments), config)
 
 
 def _with(rule: str) -> Callable[..., Method]:
