@@ -27,6 +27,8 @@ Key = dict[str, Any]
 
 PRESENTATION = (
     "assumption_page.py",
+    "confounding_table.py",
+    "coverage_table.py",
     "figures.py",
     "judgement.py",
     "leaderboard_figure.py",

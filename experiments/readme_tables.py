@@ -13,7 +13,7 @@ from typing import Any
 
 from assumption_page import TABLES as ASSUMPTION_TABLES
 from cells import current, select, values_of
-from confounding import TABLE_COLUMNS, table_rows
+from confounding_table import TABLE_COLUMNS, table_rows
 from coverage import covered_of, judged_of
 from coverage_logs import REGIMES
 from data import RESULTS

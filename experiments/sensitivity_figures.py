@@ -66,7 +66,7 @@ def confounding_figure(strengths: Sequence[Any], out: Path) -> None:
     """Value by strength, coverage by Gamma, and one log's report.
 
     Args:
-      strengths: of `confounding.joined`.
+      strengths: of `confounding_table.joined`.
       out: PNG.
     """
     figure, axes = plt.subplots(1, 3, figsize=(17.5, 5.2), layout="constrained", width_ratios=[1.0, 1.05, 1.05])

@@ -20,32 +20,34 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
 import confounding  # noqa: E402 (scripts are no package)
+import confounding_logs  # noqa: E402
+import confounding_table  # noqa: E402
 import sensitivity_figures  # noqa: E402
 
 matplotlib.use("Agg")
 
 
 def test_the_coin_has_the_gamma_that_was_asked_for():
-    world, gamma, median = confounding.hidden_world(0, 2.0, queries=500)
+    world, gamma, median = confounding_logs.hidden_world(0, 2.0, queries=500)
     assert gamma == pytest.approx(2.0, abs=1e-4) and 1.3 < median < 2.0
     x = draw_known_log(world, jax.random.key(3), 500)[0].x
     fresh = np.asarray(jax.vmap(lambda x: hidden_gamma(world, x))(x))
     assert 1.9 < fresh.max() < 2.1
-    plain, gamma, median = confounding.hidden_world(0, 1.0, queries=500)
+    plain, gamma, median = confounding_logs.hidden_world(0, 1.0, queries=500)
     assert gamma == pytest.approx(1.0, abs=1e-4) and (np.asarray(plain.hidden_choice) == 0).all()
     assert (np.asarray(plain.hidden_outcome) != 0).all()
 
 
 def test_the_logging_policys_value_is_the_mean_of_what_is_logged():
-    world, _, _ = confounding.hidden_world(0, 2.0, queries=500)
-    value = float(jax.jit(lambda: confounding.logging_value(world, jax.random.key(1), n=2**16))())
+    world, _, _ = confounding_logs.hidden_world(0, 2.0, queries=500)
+    value = float(jax.jit(lambda: confounding_logs.logging_value(world, jax.random.key(1), n=2**16))())
     log, _ = jax.jit(lambda: draw_known_log(world, jax.random.key(2), 2**15))()
-    seen = np.asarray(log.score - confounding.LAM * log.cost)
+    seen = np.asarray(log.score - confounding_logs.LAM * log.cost)
     assert value == pytest.approx(seen.mean(), abs=4 * float(seen.std()) / seen.size**0.5)
 
 
 def random_bounds(rng, logs):
-    size = logs, len(confounding.GAMMAS)
+    size = logs, len(confounding_logs.GAMMAS)
     low, high = -np.sort(-rng.normal(0.5, 0.1, size), axis=1), np.sort(rng.normal(0.6, 0.1, size), axis=1)
     low[:, 0] = high[:, 0]
     value = Bounds(*(jnp.asarray(part) for part in (low, np.full(size, 0.02), high, np.full(size, 0.03))))
@@ -63,11 +65,11 @@ def result(tmp_path):
         batches = [random_bounds(rng, 3), random_bounds(rng, 3)]
         whole[strength] = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
         for number, bounds in enumerate(batches):
-            numbers = confounding.summary(bounds, 0.55)
-            first = {end: getattr(bounds.gain, end)[0] for end in confounding.ENDS}
+            numbers = confounding_logs.summary(bounds, 0.55)
+            first = {end: getattr(bounds.gain, end)[0] for end in confounding_logs.ENDS}
             cells.append(
                 {"key": {"strength": strength, "first": 3 * number}, "gamma": strength, "median_gamma": strength}
-                | {"truth": 0.55, "true_gain": 0.02, "gammas": confounding.GAMMAS, "logs": 3, **numbers}
+                | {"truth": 0.55, "true_gain": 0.02, "gammas": confounding_logs.GAMMAS, "logs": 3, **numbers}
                 | {name: 3 * value for name, value in critical.items()}
                 | {"first_log": {"gain": first, "critical": critical}}
             )
@@ -79,7 +81,7 @@ def result(tmp_path):
 
 def test_batches_are_joined_as_if_they_were_one(result):
     path, whole = result
-    for one in confounding.joined(path):
+    for one in confounding_table.joined(path):
         bounds = whole[one.strength]
         low = bounds.value.low - 1.959964 * bounds.value.low_error
         high = bounds.value.high + 1.959964 * bounds.value.high_error
@@ -88,20 +90,20 @@ def test_batches_are_joined_as_if_they_were_one(result):
         np.testing.assert_allclose(one.value["high"], bounds.value.high.mean(axis=0), atol=1e-6)
         assert one.spread == pytest.approx(bounds.value.low[:, 0].std(), abs=1e-6)
         assert one.logs == 6 and one.critical["point"] == pytest.approx(1.3)
-    rows = confounding.table_rows(path)
+    rows = confounding_table.table_rows(path)
     assert [row[0] for row in rows] == ["1", "2"]
-    assert all(len(row) == len(confounding.TABLE_COLUMNS) for row in rows)
-    assert len(confounding.csv_rows(path)) == 2 * len(confounding.GAMMAS)
-    assert all(len(row) == len(confounding.COLUMNS) for row in confounding.csv_rows(path))
+    assert all(len(row) == len(confounding_table.TABLE_COLUMNS) for row in rows)
+    assert len(confounding_table.csv_rows(path)) == 2 * len(confounding_logs.GAMMAS)
+    assert all(len(row) == len(confounding_table.COLUMNS) for row in confounding_table.csv_rows(path))
 
 
 def test_figures_are_drawn_from_the_file(result, tmp_path):
     path, _ = result
     out = tmp_path / "figure.png"
-    sensitivity_figures.confounding_figure(confounding.joined(path), out)
+    sensitivity_figures.confounding_figure(confounding_table.joined(path), out)
     assert out.read_bytes().startswith(b"\x89PNG") and not (tmp_path / "figure.partial.png").exists()
     figure, axis = sensitivity_figures.plt.subplots()
-    one = confounding.joined(path)[0]
+    one = confounding_table.joined(path)[0]
     beyond = one.first_log["critical"] | {"point": 10.0, "point_beyond": True}
     sensitivity_figures.gain_by_gamma(axis, one.gammas, one.first_log["gain"], beyond)
     legend: Any = axis.get_legend()

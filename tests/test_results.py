@@ -32,7 +32,7 @@ def test_regret_training_beats_what_ignores_the_bias(regime):
 
 
 def test_bounds_hold_under_hidden_confounding_where_the_point_estimate_does_not():
-    from confounding import joined
+    from confounding_table import joined
 
     found = joined(RESULTS / "confounding.json")
     assert [one.strength for one in found] == [1.0, 1.25, 1.5, 2.0, 3.0, 5.0]
