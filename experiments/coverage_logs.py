@@ -30,6 +30,8 @@ LAM = 200.0
 """Cost preference of the policy; score and cost then weigh about the same."""
 CONFIG = NuisanceConfig(outcome="ridge")
 DEFAULT = "dr"
+PARTS = ("default", "estimators", "bootstrap", "obp")
+"""Of the study: what is computed on a regime's logs."""
 N_FOLDS = 5
 AS_IS_RESAMPLES = 1_000
 

@@ -14,8 +14,8 @@ from typing import Any
 from assumption_page import TABLES as ASSUMPTION_TABLES
 from cells import current, select, values_of
 from confounding_table import TABLE_COLUMNS, table_rows
-from coverage import covered_of, judged_of
 from coverage_logs import REGIMES
+from coverage_table import covered_of, judged_of
 from data import RESULTS
 from judgement import cells_of, comparison, hindsight, label, points, target_at, verdicts
 from learning_curve import fitted, rows_needed

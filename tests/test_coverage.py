@@ -11,6 +11,7 @@ EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
 import coverage  # noqa: E402 (scripts are no package)
+import coverage_table  # noqa: E402
 from cells import current  # noqa: E402
 from coverage_logs import REGIMES  # noqa: E402
 
@@ -47,7 +48,7 @@ GROUPS = [
 
 
 def test_coverage_is_counted_over_cells():
-    found = {(one.kind, one.estimator): one for one in coverage.covered_of(GROUPS)}
+    found = {(one.kind, one.estimator): one for one in coverage_table.covered_of(GROUPS)}
     default = found["jackknife", "dr"]
     assert (default.logs, default.coverage, default.width) == (8, 5 / 8, 0.1)
     assert found["bootstrap as is", "snips"].coverage == 4 / 8
@@ -56,10 +57,10 @@ def test_coverage_is_counted_over_cells():
 
 
 def test_verdicts_are_made_anew_and_split_the_logs():
-    (found,) = coverage.judged_of(GROUPS)
+    (found,) = coverage_table.judged_of(GROUPS)
     assert found.verdicts == {"ok": 5 / 8, "caution": 2 / 8, "refuse": 1 / 8}
     assert (found.ok, found.covered_where_ok, found.warned) == (5, 1.0, 3 / 8)
-    (lax,) = coverage.judged_of(GROUPS, Thresholds(misfit=(0.0, 0.0)))
+    (lax,) = coverage_table.judged_of(GROUPS, Thresholds(misfit=(0.0, 0.0)))
     assert lax.ok == 8 and lax.covered_where_ok == 5 / 8
 
 
@@ -68,9 +69,9 @@ def test_short_logs_and_default_intervals_come_first_and_long_ones_are_not_resam
     rows = [REGIMES[key["regime"]].rows for key in keys]
     assert rows == sorted(rows)
     assert {key["part"] for key in keys if REGIMES[key["regime"]].rows > 2000} == {"default", "estimators"}
-    with pytest.raises(SystemExit, match="unknown regime 'x'"):
+    with pytest.raises(ValueError, match="unknown regime 'x'"):
         coverage.keys_of(coverage.Options(regimes="x"))
-    with pytest.raises(SystemExit, match="unknown part 'y'"):
+    with pytest.raises(ValueError, match="unknown part 'y'"):
         coverage.keys_of(coverage.Options(parts="y"))
 
 
@@ -78,7 +79,7 @@ def test_the_committed_result_meets_its_targets_where_it_was_measured():
     groups = current(EXPERIMENTS / "results" / "coverage.json")
     good = ("both right", "outcome wrong", "propensity wrong", "known propensities + outcome wrong")
     good += ("both right + fair overlap",)
-    judged = {one.regime: one for one in coverage.judged_of(groups)}
+    judged = {one.regime: one for one in coverage_table.judged_of(groups)}
     for name in good:
         one = judged[name]
         assert one.covered_where_ok is not None and 0.93 <= one.covered_where_ok <= 0.97 and one.warned <= 0.1
