@@ -1,11 +1,14 @@
 """Tables of benchmarks, from their result files alone; `experiments/readme_tables.py` writes them into pages."""
 
 import json
+from statistics import mean, median
 from typing import Any
 
+from cells import Estimate, over_seeds
 from measure import RESULTS
 
 SWEEPS = ("sweep_22", "sweep_220")
+_TAKEN = ("fit_seconds", "cpu_seconds", "peak_bytes")
 
 
 def load(name: str, part: str = "results") -> Any:
@@ -197,36 +200,53 @@ def serving_table() -> str:
 
 
 def peers_table() -> str:
-    """What each package's learners took on one log, what their choices are worth, and what failed."""
+    """What each package's learners took, what their choices are worth over the logs, and what failed."""
     results = load("peers")
     lines = [
         "| package | to install, s | MB | learner | fit, s | on the processor, s | peak memory, GB | true value x 100 "
-        "| regret x 100 |",
-        "|---|---:|---:|---|---:|---:|---:|---:|---:|",
+        "| regret x 100 | value less `rm_auto` |",
+        "|---|---:|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
+    packages = results["packages"]
+    ours = {one["seed"]: one["value"] for one in packages["jrouter"]["learners"]["rm_auto"] if one["status"] == "ok"}
 
     def failed(one: dict[str, Any]) -> str:
         error = one.get("error", "").replace("|", "\\|")
         return f"{one['status']}{': ' + error if error else ''}"
 
-    for name, package in results["packages"].items():
+    def over_logs(values: list[float]) -> Estimate:
+        # Each log has a world and test queries of its own: what differs between them is all there is.
+        return over_seeds(values, [0.0] * len(values))
+
+    for name, package in packages.items():
         installed = ["", ""]
         if package.get("install_seconds") is not None:
             installed = [f"{package['install_seconds']:.0f}", f"{package['installed_bytes'] / 1e6:,.0f}"]
         if not package["learners"]:
-            lines.append(f"| {name} | {' | '.join(installed)} | {failed(package)} | | | | | |")
-        for place, (learner, one) in enumerate(package["learners"].items()):
+            lines.append(f"| {name} | {' | '.join(installed)} | {failed(package)} | | | | | | |")
+        for place, (learner, runs) in enumerate(package["learners"].items()):
             head = [name, *installed] if place == 0 else ["", "", ""]
-            if one["status"] != "ok":
-                lines.append(f"| {' | '.join(head)} | `{learner}`: {failed(one)} | | | | | |")
+            whole = [one for one in runs if one["status"] == "ok"]
+            if len(whole) < len(runs):
+                broken = next(one for one in runs if one["status"] != "ok")
+                lines.append(f"| {' | '.join(head)} | `{learner}`: {failed(broken)} | | | | | | |")
                 continue
-            cells = f"{one['fit_seconds']:.1f} | {one['cpu_seconds']:.1f} | {one['peak_bytes'] / 1e9:.2f} | "
-            cells += f"{100 * one['value']:.2f} ± {196 * one['standard_error']:.2f} | {100 * one['regret']:.2f}"
+            fit, cpu, peak = (median(one[part] for one in whole) for part in _TAKEN)
+            value, regret = (over_logs([one[part] for one in whole]) for part in ("value", "regret"))
+            cells = f"{fit:.1f} | {cpu:.1f} | {peak / 1e9:.2f} | {100 * value.mean:.1f} | "
+            several = len(whole) > 1
+            cells += f"{100 * regret.mean:.1f}" + f" ± {100 * regret.half_width:.1f}" * several + " | "
+            if learner != "rm_auto":
+                less = over_logs([one["value"] - ours[one["seed"]] for one in whole if one["seed"] in ours])
+                cells += f"{100 * less.mean:+.1f}" + f" [{100 * less.low:+.1f}, {100 * less.high:+.1f}]" * several
             lines.append(f"| {' | '.join(head)} | `{learner}` | {cells} |")
-    best = results["references"]["best model of each query"]
-    for name, value in results["references"].items():
-        regret = "" if name == "logging policy" else f"{100 * (best - value):.2f}"
-        lines.append(f"| | | | {name} | | | | {100 * value:.2f} | {regret} |")
+    means = {
+        name: 100 * mean(log["references"][name] for log in results["logs"])
+        for name in results["logs"][0]["references"]
+    }
+    for name, value in means.items():
+        regret = "" if name == "logging policy" else f"{means['best model of each query'] - value:.1f}"
+        lines.append(f"| | | | {name} | | | | {value:.1f} | {regret} | |")
     return "\n".join(lines)
 
 

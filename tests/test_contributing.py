@@ -17,9 +17,9 @@ PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
 
 def test_the_examples_run_and_what_they_name_is_found(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 5
-    for registry in (WEIGHTS, METHODS, ENCODERS):  # what the examples register goes again
-        for name in ("clipped", "cautious", "letters"):
+    assert len(blocks) == 6
+    for registry in (WEIGHTS, METHODS, ENCODERS, synthetic.REGIMES):  # what the examples register goes again
+        for name in ("clipped", "cautious", "letters", "steep"):
             monkeypatch.setitem(registry, name, None)
             monkeypatch.delitem(registry, name)
     table = synthetic.draw_queries(synthetic.make_world("linear", dim=5, n_models=3), jax.random.key(0), 300)
@@ -44,3 +44,8 @@ def test_the_examples_run_and_what_they_name_is_found(tmp_path, monkeypatch):
     np.testing.assert_allclose(x[0], counts / np.linalg.norm(counts), atol=1e-6)
     assert scope["table"].models == ("small", "large") and scope["table"].score.shape == (40, 2)
     assert jrouter.load_encoder("letters", dim=64).dim == 64
+    # A steeper world: the best model is further ahead of the cheapest than in the regime it is made from.
+    quality = [synthetic.make_world(name, dim=8, n_models=3).quality for name in ("steep", "nonlinear")]
+    assert np.ptp(quality[0]) > np.ptp(quality[1])
+    queries = scope["queries"]
+    assert queries.score.shape == queries.mean_score.shape == (100, 3)

@@ -77,11 +77,11 @@ def test_choices_are_judged_by_the_truth():
 def test_what_cannot_be_installed_says_why(tmp_path, monkeypatch):
     nothing = Package(("one",), (("--no-index", "jrouter-no-such-package==1.0"),))
     monkeypatch.setitem(run.PACKAGES, "nothing", nothing)
-    found = run.run_package("nothing", tmp_path, tmp_path / "log.npz", TRUTH, run.Options())
+    found = run.run_package("nothing", tmp_path, [(tmp_path / "log.npz", TRUTH)], run.NOT_TRIED, run.Options())
     assert found["status"] == "not installed" and found["learners"] == {}
     assert "No matching distribution found for jrouter-no-such-package==1.0" in found["error"]
     assert not (tmp_path / "nothing" / "installed.json").exists()
-    printed = run.report({"packages": {"nothing": found}, "references": {}})
+    printed = run.report({"packages": {"nothing": found}, "logs": []})
     assert "not installed" in printed and printed.splitlines()[-1].startswith("nothing: ERROR: No matching")
     with pytest.raises(Failure, match="no room: 1e.06 GB are needed"):
         environments.make_environment(tmp_path / "large", nothing._replace(gigabytes=1e6), limit=1.0)
@@ -139,15 +139,43 @@ def test_the_last_line_that_says_something():
     assert fails([sys.executable, "-c", "import no_such_module"]).error.endswith("No module named 'no_such_module'")
 
 
-def test_what_was_measured_is_kept_on_the_same_log_alone(tmp_path):
+def test_what_was_measured_is_kept_for_logs_of_the_same_sizes_alone(tmp_path):
     options, path = run.Options(), tmp_path / "peers.json"
-    assert run.measured_before(path, options) == dict.fromkeys(PACKAGES, run.NOT_TRIED)
+    nothing = {"logs": [], "packages": dict.fromkeys(PACKAGES, run.NOT_TRIED)}
+    assert run.measured_before(path, options) == nothing
     config = {size: getattr(options, size) for size in run.SIZES}
     done = {"status": "ok", "learners": {}}
-    for changed, expected in ((config, done), (config | {"seed": 1}, run.NOT_TRIED)):
-        path.write_text(json.dumps({"config": changed, "results": {"packages": {"obp": done}}}))
-        found = run.measured_before(path, options)
+    results = {"logs": [{"seed": 0}], "packages": {"obp": done}}
+    for changed, expected in ((config, done), (config | {"rows": 1}, run.NOT_TRIED)):
+        path.write_text(json.dumps({"config": changed, "results": results}))
+        found = run.measured_before(path, options)["packages"]
         assert found["obp"] == expected and found["econml"] == run.NOT_TRIED
+    # A file of before there were several logs.
+    path.write_text(json.dumps({"config": config, "results": {"references": {}, "packages": {"obp": done}}}))
+    assert run.measured_before(path, options) == nothing
+
+
+def test_only_what_is_missing_of_a_package_runs(tmp_path, monkeypatch):
+    """A log that went well is kept, one that failed is tried again, others are added; a failure ends no other."""
+    monkeypatch.setitem(run.PACKAGES, "one", Package(("a",)))
+    ran = []
+
+    def learner(name, learner, environment, log, truth, limit):
+        ran.append(log.name)
+        if log.name == "2":
+            return {"status": "failed", "error": "boom"}
+        return {"status": "ok", "value": 0.5, "regret": 0.1, "fit_seconds": 1, "cpu_seconds": 1, "peak_bytes": 1}
+
+    monkeypatch.setattr(run, "run_learner", learner)
+    kept = {"seed": 0, **learner("one", "a", None, Path("0"), None, 1.0), "value": 0.9}
+    before = {"status": "ok", "learners": {"a": [kept, {"seed": 1, "status": "failed", "error": "before"}]}}
+    ran.clear()
+    found = run.run_package("one", tmp_path, [(Path(str(seed)), TRUTH) for seed in range(3)], before, run.Options())
+    assert ran == ["1", "2"]
+    runs = found["learners"]["a"]
+    assert [(one["seed"], one["status"]) for one in runs] == [(0, "ok"), (1, "ok"), (2, "failed")]
+    printed = run.report({"logs": [{"seed": 0, "references": {"uniform": 0.3}}], "packages": {"one": found}})
+    assert "70.0" in printed and "30.0" in printed and printed.splitlines()[-1] == "one a, log 2: boom"
 
 
 def test_bad_options():
@@ -155,6 +183,8 @@ def test_bad_options():
         run.main(run.Options(packages="jrouter,nothing"))
     with pytest.raises(SystemExit, match="--keep leaves the environments in --folder"):
         run.main(run.Options(keep=True))
+    with pytest.raises(SystemExit, match="--seeds: expected at least 1, got 0"):
+        run.main(run.Options(seeds=0))
 
 
 def test_every_package_has_its_worker():
@@ -185,6 +215,5 @@ def test_smoke(tmp_path):
     assert record["script"] == "run.py" and record["config"]["rows"] == 2_000
     found = record["results"]["packages"]
     assert {one["status"] for name, one in found.items() if name != "jrouter"} == {"not tried"}
-    assert {name: one["status"] for name, one in found["jrouter"]["learners"].items()} == dict.fromkeys(
-        PACKAGES["jrouter"].learners, "ok"
-    )
+    done = {name: [one["status"] for one in runs] for name, runs in found["jrouter"]["learners"].items()}
+    assert done == dict.fromkeys(PACKAGES["jrouter"].learners, ["ok"])
