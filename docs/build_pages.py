@@ -1,0 +1,156 @@
+"""Pages of the API from its docstrings, and the repository's Markdown files beside them: one static folder.
+
+    pip install -e ".[docs]" && python docs/build_pages.py --out site      # open site/index.html; half a minute
+
+Nothing on the pages comes from elsewhere. It fails, with a line for each fault and without a folder, where pdoc
+warns, where a public name of jrouter has no docstring or explains other parameters than it has, where the module of
+a public name is not in `contents.MODULES`, and where a link of a Markdown file leads nowhere.
+"""
+
+import argparse
+import importlib
+import inspect
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from pkgutil import walk_packages
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read when JAX is imported
+os.environ["PDOC_EMBED_IMAGES"] = "0"
+
+from contents import MODULES, PAGES
+from docstrings import as_markdown, faults
+from markdown_pages import linked, make_page, modules_by_path
+
+import jrouter
+
+ROOT = Path(__file__).parents[1]
+
+
+def subjects() -> dict[str, list[str]]:
+    """Full names of the modules under each heading.
+
+    Raises:
+      ValueError: where there is no such module.
+    """
+    there = [one.name for one in walk_packages(jrouter.__path__, "jrouter.")]
+    found = {}
+    for subject, patterns in MODULES.items():
+        found[subject] = []
+        for pattern in patterns.split():
+            names = sorted(name for name in there if fnmatchcase(name, f"jrouter.{pattern}"))
+            if not names:
+                raise ValueError(f"docs/contents.py, {subject}: there is no module jrouter.{pattern}")
+            found[subject] += names
+    return found
+
+
+def public_faults(modules: list[str]) -> Iterator[str]:
+    """What is wrong with the docstrings of public names, and which of them have no module among the pages."""
+    for name in jrouter.__all__:
+        what: Any = getattr(jrouter, name)
+        if inspect.isfunction(what) or inspect.isclass(what):
+            yield from faults(f"jrouter.{name}", what, public=True)
+            if what.__module__ not in modules:
+                yield f"jrouter.{name}: its module {what.__module__} is not in docs/contents.py"
+
+
+def prepared(modules: list[str]) -> dict[str, Any]:
+    """pdoc's documents of jrouter and its modules, equations marked as such.
+
+    A constant that a module imports is explained where it is defined; fields of named tuples are, by their class.
+    """
+    import pdoc.doc
+
+    documents = {name: pdoc.doc.Module(importlib.import_module(name)) for name in ("jrouter", *modules)}
+    constants: dict[str, str] = {}
+    for module in documents.values():
+        for one in (module, *_within(module)):
+            if one.docstring.startswith("Alias for field number"):
+                one.docstring = ""
+            one.docstring = as_markdown(one.docstring)
+            if one.kind == "variable" and one.docstring:
+                constants[one.name] = one.docstring
+    for one in documents["jrouter"].members.values():
+        if one.kind == "variable" and not one.docstring:
+            one.docstring = constants.get(one.name, "")
+    return documents
+
+
+def _within(namespace: Any) -> Iterator[Any]:
+    for one in namespace.members.values():
+        if one.kind != "module":
+            yield one
+            if one.kind == "class":
+                yield from _within(one)
+
+
+def readable(page: str) -> str:
+    """A page on which JAX 0.10's arrays have the name that users know, as they have with later versions."""
+    coloured = '</span><span class="o">.</span><span class="n">'
+    for dot in (".", coloured, coloured.replace('"', '\\"')):
+        page = page.replace(dot.join(["jax", "jaxlib", "_jax", "Array"]), f"jax{dot}Array")
+    return page
+
+
+def build(out: Path, source_url: str | None) -> list[str]:
+    """Writes the site into an empty folder; what is wrong with it, a line each."""
+    import pdoc.render
+    from pdoc.render_helpers import to_html
+
+    by_subject = subjects()
+    modules = [name for names in by_subject.values() for name in names]
+    wrong = list(public_faults(modules))
+    pages = {source: make_page(ROOT, source, f"{file}.html", label, to_html) for source, (file, label) in PAGES.items()}
+    wrong += linked(pages, modules_by_path(ROOT, ["jrouter", *modules]), ROOT, out, source_url)
+
+    pdoc.render.configure(docformat="google", template_directory=Path(__file__).parent / "templates")
+    pdoc.render.env.globals |= {"pages": list(pages.values()), "subjects": by_subject}
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        documents = prepared(modules)
+        for name, module in documents.items():
+            file = out / f"{name.replace('.', '/')}.html"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(readable(pdoc.render.html_module(module, documents)), encoding="utf-8")
+        (out / "index.html").write_text(pdoc.render.html_index(documents), encoding="utf-8")
+        once = {name: module for name, module in documents.items() if name != "jrouter"}  # has names of the others
+        (out / "search.js").write_text(readable(pdoc.render.search_index(once)), encoding="utf-8")
+    for page in pages.values():
+        made = pdoc.render.env.get_template("page.html.jinja2").render(page=page)
+        (out / page.file).write_text(made, encoding="utf-8")
+    return wrong + [f"pdoc: {one.message}" for one in warned]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "site", help="the folder, made anew (site)")
+    parser.add_argument(
+        "--source-url", help="where the repository's files are shown, as https://host/jrouter/blob/main"
+    )
+    asked = parser.parse_args()
+    out = asked.out.resolve()
+    if out.exists() and any(out.iterdir()) and not (out / "search.js").exists():
+        parser.error(f"{asked.out} has other files than pages: name a folder that may be replaced")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        new = Path(folder) / "site"
+        new.mkdir()
+        wrong = build(new, asked.source_url)
+        if wrong:
+            print(*wrong, f"{len(wrong)} faults: no pages are written", sep="\n", file=sys.stderr)
+            return 1
+        shutil.rmtree(out, ignore_errors=True)
+        new.rename(out)
+    print(f"{sum(1 for _ in out.rglob('*.html'))} pages in {asked.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
