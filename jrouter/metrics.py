@@ -110,7 +110,7 @@ def routing_accuracy(probability: Array, utility: Array, *, mask: Array | None =
     return jnp.where(best_models(utility, mask=mask), probability, 0.0).sum(axis=-1)
 
 
-def cost_increases(cost: Array, *, tolerance: float = 0.0) -> Array:
+def cost_increases(cost: Array, *, tolerance: float | Array = 0.0) -> Array:
     """How often mean cost rises from one lambda to the next: 0 for the best policy at every lambda.
 
     The optimal policy's expected cost never increases with lambda. A learned router's may.

@@ -166,6 +166,7 @@ def support_by_weights(
 
 
 def at_floor(propensity: Array, floor: float | Array) -> Array:
+    """Which propensities [..., T] are at the floor, `floor` / T, but for rounding."""
     return propensity <= floor * (1.0 + 1e-5) / propensity.shape[-1]
 
 
