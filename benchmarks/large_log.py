@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 from measure import RESULTS, write
-from scaling import peak_bytes
+from peak_memory import peak_bytes
 from tqdm import tqdm
 
 from jrouter.app import cli

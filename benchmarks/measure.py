@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from jrouter.io.results import replace_whole
+from jrouter.io.results import plain, replace_whole
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -88,11 +88,11 @@ def write(name: str, options: Any, results: Any, packages: tuple[str, ...] = ())
 
     Args:
       name: of the file.
-      options: the script's, with `out`.
+      options: the script's, with `out`; paths are written down by their names alone.
       results: what was measured.
       packages: whose versions matter, beside jrouter, jax and numpy.
     """
-    config = {key: value for key, value in asdict(options).items() if key != "out"}
+    config = {key: plain(value) for key, value in asdict(options).items() if key != "out"}
     versions = {"python": platform.python_version()}
     versions |= {package: metadata.version(package) for package in ("jrouter", "jax", "jaxlib", "numpy", *packages)}
     record = {

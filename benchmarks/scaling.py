@@ -20,7 +20,6 @@ there of the same machine and settings is not measured again, unless --fresh.
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -37,6 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 from measure import RESULTS, machine, write
+from peak_memory import peak_bytes
 from tqdm import tqdm
 
 from jrouter.io.stream import open_log
@@ -134,15 +134,6 @@ def write_rows(folder: Path, rows: int, models: int, dim: int) -> None:
         file = folder / f"part_{number:05d}.parquet"
         coded: Any = ["model"]
         pq.write_table(table, file, row_group_size=GROUP_ROWS, compression="none", use_dictionary=coded)
-
-
-def peak_bytes() -> int:
-    """Largest memory that this process has held so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss counts what the process that started this one held
-        return 1024 * int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def measure_cell(cell: Cell, folder: Path) -> dict[str, Any]:

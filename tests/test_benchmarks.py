@@ -1,16 +1,16 @@
-"""Benchmarks run, from the outside and small; what they say is measured elsewhere. Slow: `pytest -m slow`."""
+"""Benchmarks run, from the outside and small; what they say is measured elsewhere."""
 
 import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
 
 
 def smoke(script, folder, *more):
@@ -27,6 +27,34 @@ def smoke(script, folder, *more):
     return record["results"]
 
 
+@dataclass(frozen=True)
+class Options:
+    """Of a script that takes a folder."""
+
+    folder: Path
+    out: Path
+
+
+def test_a_result_names_folders_without_their_paths(tmp_path):
+    from measure import write
+
+    write("one", Options(tmp_path / "logs", tmp_path), {"seconds": 1.0})
+    record = json.loads((tmp_path / "one.json").read_text())
+    assert record["config"] == {"folder": "logs"} and record["results"] == {"seconds": 1.0}
+    assert str(tmp_path) not in (tmp_path / "one.json").read_text()
+
+
+def test_peak_memory_has_held_what_was_held():
+    from peak_memory import peak_bytes
+
+    held = bytearray(b"1" * 200_000_000)
+    peak = peak_bytes()
+    assert peak > len(held)
+    del held
+    assert peak_bytes() >= peak
+
+
+@pytest.mark.slow
 def test_sweep(tmp_path):
     found = smoke("sweep", tmp_path, "--peers", "none")["contestants"]
     assert set(found) == {"stacked", "stacked_bfloat16", "stopping", "stopping_bfloat16", "jax_loop"}
@@ -35,6 +63,7 @@ def test_sweep(tmp_path):
     assert all(len(one["seconds"]) == 1 and one["median_seconds"] > 0 for one in found.values())
 
 
+@pytest.mark.slow
 def test_scaling(tmp_path):
     found = smoke("scaling", tmp_path)
     assert [(cell["axis"], cell["rows"], cell["models"], cell["lambdas"]) for cell in found["cells"]] == [
@@ -52,6 +81,7 @@ def test_scaling(tmp_path):
     assert smoke("scaling", tmp_path) == found
 
 
+@pytest.mark.slow
 def test_inference(tmp_path):
     pytest.importorskip("sklearn")
     found = smoke("inference", tmp_path, "--peers", "sklearn")
@@ -69,6 +99,7 @@ def test_inference(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_off_policy(tmp_path):
     found = smoke("off_policy", tmp_path, "--peers", "none")
     assert set(found["contestants"]) == {"jrouter", "numpy"} and len(found["estimators"]) == 7
@@ -80,6 +111,7 @@ def test_off_policy(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_encode(tmp_path):
     found = smoke("encode", tmp_path, "--peers", "none")
     assert set(found["contestants"]) == {"jrouter_float32", "jrouter_bfloat16", "tokenise"}
@@ -88,6 +120,7 @@ def test_encode(tmp_path):
     assert 0 < found["contestants"]["jrouter_bfloat16"]["largest_difference"] < 0.02
 
 
+@pytest.mark.slow
 def test_encode_beside_torch(tmp_path):
     pytest.importorskip("torch")
     found = smoke("encode", tmp_path)
@@ -98,6 +131,7 @@ def test_encode_beside_torch(tmp_path):
     assert set(found["times_fastest_torch"]) == {"float32", "bfloat16"}
 
 
+@pytest.mark.slow
 def test_latency(tmp_path):
     found = smoke("latency", tmp_path, "--peers", "none")["encoders"]
     assert set(found) == {"hashing", "tiny"}
@@ -107,3 +141,50 @@ def test_latency(tmp_path):
             # One program or two: the same decisions.
             assert one[kind]["route"]["as_encode_then_route"] > 0.97
             assert 0 < one[kind]["route"]["p50_ms"] <= one[kind]["route"]["p99_ms"]
+
+
+@pytest.mark.slow
+def test_serving(tmp_path):
+    """Nothing is compiled while threads ask, and a reload holds up nobody."""
+    found = smoke("serving", tmp_path)
+    assert set(found["kinds"]) == set(found["reload"]) == {"embeddings", "texts"}
+    for one in found["kinds"].values():
+        assert one["compilations"] == 0 and set(one["threads"]) == {"1", "8"}
+        for timed in one["threads"].values():
+            assert 0 < timed["p50_ms"] <= timed["p99_ms"] and timed["calls"] == 800 and timed["per_second"] > 0
+    for one in found["reload"].values():
+        assert one["compilations_by_asking_threads"] == 0 < one["compilations"]
+        assert one["calls"] == one["calls_of_the_old"] + one["calls_of_the_new"] >= 400
+        assert one["calls_of_the_old"] > 0 and one["calls_of_the_new"] > 0
+        assert 0 < one["p50_ms"] <= one["p99_ms"] <= one["slowest_ms"]
+
+
+def large_log(folder, *more):
+    """What --smoke says of large logs: every row is read and nothing is left behind."""
+    work = folder / "work"
+    work.mkdir()
+    found = smoke("large_log", folder, "--folder", str(work), *more)
+    assert not list(work.iterdir())
+    assert [one["rows"] for one in found["logs"]] == [2_000, 20_000]
+    assert all(one["bytes"] > 64 * one["rows"] for one in found["logs"])  # 16 float32 that do not compress
+    for step in found["steps"].values():
+        assert [one["rows_kept"] for one in step["cells"]] == [2_000, 20_000]
+        assert step["bytes_per_row"] < 1e4  # neither fills its buffers
+        for one in step["cells"]:
+            assert 0 < one["seconds"] < one["process_seconds"] and one["peak_bytes"] > one["peak_bytes_at_start"] > 1e7
+            assert one["rows_per_second"] == pytest.approx(one["rows"] / one["seconds"])
+    return found["steps"]
+
+
+def test_reading_large_logs(tmp_path):
+    assert set(large_log(tmp_path, "--steps", "ingest")) == {"ingest"}
+
+
+@pytest.mark.slow
+def test_reading_and_diagnosing_large_logs(tmp_path):
+    found = large_log(tmp_path)
+    assert set(found) == {"ingest", "diagnose"}
+    # The short log as it is, of the long one a random sample.
+    short, long = found["diagnose"]["cells"]
+    assert short["rows_diagnosed"] == 2_000 and 3_600 < long["rows_diagnosed"] < 4_400
+    assert {short["verdict"], long["verdict"]} <= {"ok", "caution"} and short["exit_code"] == 0

@@ -9,7 +9,6 @@ truth, which stays with `run.py`.
 import importlib.metadata
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+# Last, so that nothing there stands before a module of the environment.
+sys.path.append(str(Path(__file__).parents[1]))
+from peak_memory import peak_bytes
 
 SEED = 0
 """Of every learner that draws."""
@@ -52,15 +55,6 @@ class Learner(NamedTuple):
 
     fit: Callable[[Log], Callable[[np.ndarray], np.ndarray]]
     settings: str
-
-
-def peak_bytes() -> int:
-    """Largest memory that this process has held so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss counts what the process that started this one held
-        return 1024 * int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def work(learners: Mapping[str, Learner], packages: tuple[str, ...]) -> None:
