@@ -18,7 +18,6 @@ from jrouter.policy import Problem
 from jrouter.shift import Reference, reference_of
 from jrouter.splits import split_log
 from jrouter.types import Array, LoggedData
-from jrouter.weighted import model_means
 
 
 class Learned(NamedTuple):
@@ -82,22 +81,6 @@ def remembered(key: Array, log: LoggedData, split: Any) -> tuple[Forecast, Refer
         return fit_forecast(key, log, split), reference_of(log.x, log.row_weight, queries=queries)
 
     return jax.jit(both)(key, log, split)
-
-
-def log_summary(log: LoggedData) -> list[dict[str, Any]]:
-    """Of each model of a log: its name, rows, mean score and mean cost (None without rows)."""
-    n_models = len(log.models)
-    rows = np.bincount(np.asarray(log.model), minlength=n_models)
-    score = model_means(log.score, log.model, log.score_weight, n_models=n_models)
-    cost = model_means(log.cost, log.model, log.weight, n_models=n_models)
-
-    def number(value):
-        return float(value) if np.isfinite(value) else None
-
-    return [
-        {"name": name, "rows": int(rows[place]), "mean_score": number(score[place]), "mean_cost": number(cost[place])}
-        for place, name in enumerate(log.models)
-    ]
 
 
 def refuse_selection(nuisances: NuisanceConfig, log: LoggedData) -> None:

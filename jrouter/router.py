@@ -4,11 +4,8 @@
 """
 
 import functools
-import importlib.metadata
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrouter.amended import amended
-from jrouter.assessment import Assessment, AtLambda, describe, from_plain
+from jrouter.assessment import Assessment, AtLambda, describe
 from jrouter.compiled_decisions import CompiledDecisions, Decision, as_decisions, dialogues, limits_of
 from jrouter.compiled_policy import CompiledPolicy
 from jrouter.compiled_texts import CompiledTexts
@@ -26,16 +23,24 @@ from jrouter.encoders.load import load_encoder_of
 from jrouter.encoders.spec import EncoderSpec
 from jrouter.forecast import Forecast
 from jrouter.io import checkpoint
-from jrouter.learn import learn, log_summary
+from jrouter.learn import learn
 from jrouter.methods import build_method
 from jrouter.nuisances.crossfit import NuisanceConfig
 from jrouter.policy import Policy, pooled
-from jrouter.router_manifest import RECORDED, content_version, encoder_of, read_manifest
+from jrouter.router_inputs import (
+    batch_sizes_of,
+    check_width,
+    clipped,
+    needed_forecasts,
+    not_finite,
+    pool_of,
+    rows_of,
+    texts_in,
+)
+from jrouter.router_manifest import content_version, encoder_of, fields_of, manifest_of, read_manifest
+from jrouter.router_record import MIX_ROWS, log_record, now
 from jrouter.shift import Reference
 from jrouter.types import Array, LoggedData
-
-MIX_ROWS = 20_000
-"""Rows of the log that `Router.record` counts choices on, the first."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +122,12 @@ class Router:
         if not self.is_amended:
             return policy, self.params
         price = jnp.array(self.prices, jnp.float32)
-        return amended(policy), {"policy": self.params, "forecast": self._forecasts, "price": price}
+        return amended(policy), {"policy": self.params, "forecast": needed_forecasts(self.forecasts), "price": price}
 
     @functools.cached_property
     def _decisions(self) -> CompiledDecisions:
         policy = build_method(self.method, self.config).policy
-        return CompiledDecisions(policy, self.params, self._forecasts, self.prices, self.dim)
+        return CompiledDecisions(policy, self.params, needed_forecasts(self.forecasts), self.prices, self.dim)
 
     def served(self, models: Sequence[str] | None = None) -> tuple[Policy, Any]:
         """The policy as it is served, pool and prices included, and its params: to be valued on a log.
@@ -138,15 +143,6 @@ class Router:
             raise ValueError(f"models: expected {', '.join(self.models)} first, got {', '.join(names)}")
         policy, params = self._present
         return pooled(policy, np.array([name in self.pool for name in names])), params
-
-    @property
-    def _forecasts(self) -> Forecast:
-        if self.forecasts is None:
-            raise ValueError(
-                "this router carries no forecast of score and cost (it was saved in an older format): fit it again for "
-                "`decide`, limits, changed prices and added models"
-            )
-        return self.forecasts
 
     @functools.cached_property
     def encoder(self) -> Encoder:
@@ -174,7 +170,7 @@ class Router:
         Raises:
           ValueError: for an encoder of another width.
         """
-        _check_width(encoder, self.dim)
+        check_width(encoder, self.dim)
         router = replace(self, encoder_spec=encoder.spec, embedding=self.embedding or encoder.spec.name)
         vars(router)["encoder"] = encoder  # as if the property had loaded it
         return router
@@ -221,7 +217,7 @@ class Router:
             or a log whose scores seem to be recorded depending on what they are.
         """
         if encoder is not None:
-            _check_width(encoder, log.x.shape[1])
+            check_width(encoder, log.x.shape[1])
         learned = learn(
             log,
             method=method,
@@ -246,21 +242,12 @@ class Router:
 
     def with_record(self, log: LoggedData, **said: Any) -> "Router":
         """This router, remembering what log it was trained on: how much of it, and what it chooses there."""
-        data = {"rows": int(log.model.shape[0]), "models": log_summary(log)}
-        mix = [np.bincount(one, minlength=len(self.models)) / len(one) for one in self._choices_on(log)]
-        record = {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            **self.record,
-            **said,
-            "data": {**self.record.get("data", {}), **data},
-            "mix": [[round(float(share), 4) for share in one] for one in mix],
-        }
-        return replace(self, record=record)
-
-    def _choices_on(self, log: LoggedData) -> list[np.ndarray]:
-        """At each fitted lambda, the index of the choice on the first rows of a log."""
         x = np.asarray(log.x[:MIX_ROWS], np.float32)
-        return [self._policy.choices(x, lam, self._pool(None)) for lam in self.lambdas]
+        choices = [self._policy.choices(x, lam, self._pool(None)) for lam in self.lambdas]
+        found = log_record(log, choices, n_models=len(self.models))
+        data = {**self.record.get("data", {}), **found["data"]}
+        record = {"created": now(), **self.record, **said, **found, "data": data}
+        return replace(self, record=record)
 
     def explain(self) -> str:
         """What the method decided and why, and what the router is worth by its log, as text."""
@@ -276,7 +263,7 @@ class Router:
         """
         if not self.assessment:
             raise ValueError("this router was not assessed: fit it with assess_folds of at least 2")
-        nearest = self._clipped(lam)
+        nearest = clipped(lam, self.lambdas)
         return min(self.assessment, key=lambda one: abs(one.lam - nearest))
 
     def compile(self, batch_sizes: Sequence[int] | None = None, *, texts: Sequence[Any] = ()) -> None:
@@ -296,13 +283,10 @@ class Router:
         Raises:
           ValueError: for batch sizes that are not positive integers, or none.
         """
-        if batch_sizes is not None:
-            batch_sizes = list(batch_sizes)
-            if not batch_sizes or any(not isinstance(size, int | np.integer) or size < 1 for size in batch_sizes):
-                raise ValueError(f"batch_sizes: expected positive integers, got {batch_sizes}")
-        self._policy.compile(batch_sizes)
+        sizes = batch_sizes_of(batch_sizes)
+        self._policy.compile(sizes)
         if self.forecasts is not None:
-            self._decisions.compile(batch_sizes)
+            self._decisions.compile(sizes)
         if texts:
             self._texts.compile(texts)
 
@@ -319,51 +303,18 @@ class Router:
             at least 0, an unknown model, or an empty pool; for texts that there is no encoder for.
         """
         answers, x, one = self._queries(x)
-        probability, finite = answers.probabilities(x, self._clipped(lam), self._pool(allowed))
+        probability, finite = answers.probabilities(x, clipped(lam, self.lambdas), self._pool(allowed))
         if not finite.all():
-            raise self._not_finite(finite)
+            raise not_finite(finite)
         return probability[0] if one else probability
 
     def _queries(self, x: Any) -> tuple[CompiledPolicy | CompiledTexts, Any, bool]:
         """What answers, what it is asked, and whether it was one query."""
-        if isinstance(x, str) or _is_chat(x):
-            return self._texts, [x], True
-        if isinstance(x, list | tuple) and x and (isinstance(x[0], str) or _is_chat(x[0])):
-            return self._texts, x, False
-        return self._policy, *self._rows(x)
-
-    def _rows(self, x: Any) -> tuple[Any, bool]:
-        """Embeddings as rows [n, d], and whether it was one."""
-        if type(x) is np.ndarray or not isinstance(x, jax.Array) or x.ndim != 2:
-            x = np.asarray(x, np.float32)
-        if x.ndim not in (1, 2) or x.shape[-1] != self.dim:
-            encoder = f" of {self.embedding}" if self.embedding else ""
-            raise ValueError(f"x: expected embeddings{encoder} of width {self.dim}, got shape {x.shape}")
-        return (x[None], True) if x.ndim == 1 else (x, False)
-
-    def _not_finite(self, finite: np.ndarray) -> ValueError:
-        return ValueError(f"x: row {int(np.argmin(finite))} is not finite; embed that query again")
-
-    def _clipped(self, lam: float) -> float:
-        if not lam >= 0 or not math.isfinite(lam):
-            raise ValueError(f"lam: expected a finite number of at least 0, got {lam}")
-        return min(max(float(lam), self.lambdas[0]), self.lambdas[-1])
+        texts = texts_in(x)
+        return (self._policy, *rows_of(x, self.dim, self.embedding)) if texts is None else (self._texts, *texts)
 
     def _pool(self, allowed: Iterable[str] | None) -> tuple[bool, ...] | None:
-        if allowed is None:
-            return tuple(name in self.available for name in self.models) if self.available else None
-        if isinstance(allowed, str):
-            raise ValueError(f"allowed: expected a list of model names, got the string {allowed!r}")
-        names = set(allowed)
-        unknown = sorted(names - set(self.models))
-        if unknown:
-            raise ValueError(f"allowed: unknown model {unknown[0]!r}, expected some of {', '.join(self.models)}")
-        if not names:
-            raise ValueError("allowed: the pool is empty; name at least one model")
-        usable = names & set(self.pool)
-        if not usable:
-            raise ValueError(f"allowed: {', '.join(sorted(names))} left this router's pool: {', '.join(self.pool)}")
-        return tuple(name in usable for name in self.models)
+        return pool_of(allowed, self.models, self.available)
 
     def route(self, x: Any, lam: float, allowed: Iterable[str] | None = None) -> str | list[str]:
         """Which model to call: a name for one query, a list of names for n of them.
@@ -379,9 +330,9 @@ class Router:
           ValueError: as `probabilities`.
         """
         answers, x, one = self._queries(x)
-        best = answers.choices(x, self._clipped(lam), self._pool(allowed)).tolist()
+        best = answers.choices(x, clipped(lam, self.lambdas), self._pool(allowed)).tolist()
         if -1 in best:
-            raise self._not_finite(np.array(best) >= 0)
+            raise not_finite(np.array(best) >= 0)
         return self.models[best[0]] if one else [self.models[index] for index in best]
 
     def decide(
@@ -421,7 +372,7 @@ class Router:
           ValueError: as `probabilities`; limits that are not finite, exploration outside [0, 1]; a router without
             forecasts.
         """
-        deciding = self._deciding()
+        deciding = self._decisions
         answers, rows, one = self._queries(x)
         texts = answers if isinstance(answers, CompiledTexts) else None
         rows = np.asarray(rows) if texts is None else rows
@@ -430,16 +381,12 @@ class Router:
         draw = np.zeros(len(rows), np.float32)
         if explore:
             draw = np.random.default_rng(seed).random(len(rows), np.float32)
-        used, pool = self._clipped(lam), self._pool(allowed) or (True,) * len(self.models)
+        used, pool = clipped(lam, self.lambdas), self._pool(allowed) or (True,) * len(self.models)
         found = deciding(rows, before, draw, used, pool, limits, texts=texts)
         if not found.finite.all():
-            raise self._not_finite(found.finite)
+            raise not_finite(found.finite)
         decisions = as_decisions(found, self.models, used, explore, self.version)
         return decisions[0] if one else decisions
-
-    def _deciding(self) -> CompiledDecisions:
-        _ = self._forecasts  # or it says why not
-        return self._decisions
 
     def forecast(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
         """Expected score and cost of each model, at present prices: [n, T] each, or [T] for one query.
@@ -453,7 +400,7 @@ class Router:
         _, rows, one = self._queries(x)
         if not isinstance(rows, np.ndarray | jax.Array):
             rows = self.encoder.encode(rows, progress=False)
-        score, cost = self._deciding().forecast(np.asarray(rows, np.float32))
+        score, cost = self._decisions.forecast(np.asarray(rows, np.float32))
         cost = cost * np.array(self.prices, np.float32)
         return (score[0], cost[0]) if one else (score, cost)
 
@@ -472,25 +419,7 @@ class Router:
     @property
     def manifest(self) -> dict[str, Any]:
         """What is saved of the router beside its params: JSON values."""
-        packages = ("jrouter", "jax", "flax", "orbax-checkpoint")
-        return {
-            "version": self.version,
-            "method": self.method,
-            "config": self.config,
-            "models": list(self.models),
-            "embedding_dim": self.dim,
-            "embedding": self.embedding,
-            "encoder": None if self.encoder_spec is None else self.encoder_spec.to_dict(),
-            "lambdas": list(self.lambdas),
-            "cost_unit": self.cost_unit,
-            "price": list(self.prices),
-            "pool": list(self.pool),
-            "known": self.known or len(self.models),
-            "explanation": self.explain().splitlines(),
-            "assessment": [one._asdict() for one in self.assessment],
-            "versions": {name: importlib.metadata.version(name) for name in packages},
-            **self.record,
-        }
+        return manifest_of(self)
 
     @classmethod
     def load(
@@ -517,37 +446,5 @@ class Router:
         manifest = read_manifest(folder, models=models, dim=dim)
         spec, loaded = encoder_of(folder, manifest, encoder)
         params, _ = checkpoint.load(folder)
-        if manifest["format"] == 1:  # before there were forecasts: the policy's params alone
-            params = {"policy": params}
-        router = cls(
-            method=manifest["method"],
-            config=manifest["config"],
-            params=params["policy"],
-            forecasts=params.get("forecasts"),
-            reference=params.get("reference"),
-            price=tuple(manifest.get("price", ())),
-            available=tuple(manifest.get("pool", ())) if manifest.get("pool") != manifest["models"] else (),
-            known=manifest.get("known", 0),
-            record={name: value for name, value in manifest.items() if name in RECORDED},
-            models=tuple(manifest["models"]),
-            dim=manifest["embedding_dim"],
-            lambdas=tuple(manifest["lambdas"]),
-            cost_unit=manifest["cost_unit"],
-            embedding=manifest.get("embedding"),
-            assessment=from_plain(manifest.get("assessment", [])),
-            encoder_spec=spec,
-        )
+        router = cls(**fields_of(manifest, params), encoder_spec=spec)
         return router if loaded is None else router.with_encoder(loaded)
-
-
-def _check_width(encoder: Encoder, dim: int) -> None:
-    if encoder.dim != dim:
-        raise ValueError(
-            f"encoder: {encoder.spec.name} makes embeddings of width {encoder.dim}, the log's are of width {dim}; "
-            "read the log with embed=encoder.encode"
-        )
-
-
-def _is_chat(x: Any) -> bool:
-    """Whether a query is a chat: a list of messages."""
-    return isinstance(x, list | tuple) and bool(x) and isinstance(x[0], Mapping)

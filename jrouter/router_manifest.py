@@ -1,6 +1,7 @@
 """What a saved router says of itself, and what is refused of it: the manifest beside its params."""
 
 import hashlib
+import importlib.metadata
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jrouter.assessment import from_plain
 from jrouter.encoders.encode import Encoder
 from jrouter.encoders.load import load_encoder_of
 from jrouter.encoders.spec import EncoderSpec
@@ -17,9 +19,9 @@ from jrouter.encoders.tensors import EncoderError
 from jrouter.io import checkpoint
 from jrouter.io.checkpoint import CheckpointError
 from jrouter.methods import METHODS, build_method
+from jrouter.router_record import RECORDED
 
-RECORDED = ("created", "seed", "data", "mix", "price_date", "history", "verdict", "command", "fitted_with")
-"""Fields of a manifest that are `Router.record`: where a router comes from."""
+PACKAGES = ("jrouter", "jax", "flax", "orbax-checkpoint")
 
 
 def content_version(said: Sequence[Any], trees: Any) -> str:
@@ -28,6 +30,57 @@ def content_version(said: Sequence[Any], trees: Any) -> str:
     for leaf in jax.tree.leaves(trees):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()[:12]
+
+
+def manifest_of(router: Any) -> dict[str, Any]:
+    """The manifest of a `Router`: JSON values; `fields_of` is its inverse."""
+    return {
+        "version": router.version,
+        "method": router.method,
+        "config": router.config,
+        "models": list(router.models),
+        "embedding_dim": router.dim,
+        "embedding": router.embedding,
+        "encoder": None if router.encoder_spec is None else router.encoder_spec.to_dict(),
+        "lambdas": list(router.lambdas),
+        "cost_unit": router.cost_unit,
+        "price": list(router.prices),
+        "pool": list(router.pool),
+        "known": router.known or len(router.models),
+        "explanation": router.explain().splitlines(),
+        "assessment": [one._asdict() for one in router.assessment],
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        **router.record,
+    }
+
+
+def fields_of(manifest: Mapping[str, Any], params: Any) -> dict[str, Any]:
+    """The fields of the `Router` of a manifest and the params beside it, without its `encoder_spec`: see `encoder_of`.
+
+    Args:
+      manifest: of `read_manifest`.
+      params: as saved, {"policy", "forecasts", "reference"}; in the first format the policy's alone.
+    """
+    if manifest["format"] == 1:
+        params = {"policy": params}
+    models, pool = manifest["models"], manifest.get("pool")
+    return {
+        "method": manifest["method"],
+        "config": manifest["config"],
+        "params": params["policy"],
+        "models": tuple(models),
+        "dim": manifest["embedding_dim"],
+        "lambdas": tuple(manifest["lambdas"]),
+        "cost_unit": manifest["cost_unit"],
+        "embedding": manifest.get("embedding"),
+        "assessment": from_plain(manifest.get("assessment", [])),
+        "forecasts": params.get("forecasts"),
+        "reference": params.get("reference"),
+        "price": tuple(manifest.get("price", ())),
+        "available": tuple(pool or ()) if pool != models else (),
+        "known": manifest.get("known", 0),
+        "record": {name: value for name, value in manifest.items() if name in RECORDED},
+    }
 
 
 def read_manifest(folder: str | Path, *, models: Sequence[str] | None = None, dim: int | None = None) -> dict[str, Any]:

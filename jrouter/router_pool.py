@@ -5,7 +5,6 @@ Each returns another router, with a line in its history; nothing is saved.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,8 @@ import numpy as np
 
 from jrouter.forecast import add_model
 from jrouter.router import Router
+from jrouter.router_inputs import needed_forecasts
+from jrouter.router_record import with_entry
 
 LEAST_SHARE = 0.01
 """A model that is chosen less than this at every lambda is never chosen, as `unused` has it."""
@@ -125,7 +126,7 @@ def reprice(router: Router, price: Mapping[str, float], *, date: str | None = No
     for name, multiple in price.items():
         if not (np.isfinite(multiple) and multiple > 0):
             raise ValueError(f"price: expected a multiple above 0 for {name!r}, got {multiple}")
-    _forecasts(router)
+    needed_forecasts(router.forecasts)
     prices = tuple(float(price.get(name, old)) for name, old in zip(router.models, router.prices, strict=True))
     changed = replace(router, price=() if all(one == 1.0 for one in prices) else prices)
     said = ", ".join(f"{name} x{multiple:g}" for name, multiple in price.items())
@@ -172,7 +173,7 @@ def extend(router: Router, name: str, x: Any, score: Any, cost: Any) -> Extended
     """
     if name in router.models:
         raise ValueError(f"name: {name!r} is one of the router's models already: {', '.join(router.models)}")
-    forecasts = _forecasts(router)
+    forecasts = needed_forecasts(router.forecasts)
     rows = x if isinstance(x, np.ndarray | jax.Array) else router.encoder.encode(list(x), progress=False)
     rows, score, cost = (np.asarray(part, np.float32) for part in (rows, score, cost))
     if len(rows) < 2 or not len(rows) == len(score) == len(cost):
@@ -197,17 +198,10 @@ def extend(router: Router, name: str, x: Any, score: Any, cost: Any) -> Extended
     return Extended(changed, relative, near, *numbers)
 
 
-def _forecasts(router: Router) -> Any:
-    if router.forecasts is None:
-        raise ValueError("this router carries no forecasts (it was saved in an older format): fit it again")
-    return router.forecasts
-
-
 def _indices(router: Router, x: Any, lam: float) -> np.ndarray:
     place = {name: index for index, name in enumerate(router.models)}
     return np.array([place[name] for name in router.route(x, lam)])
 
 
 def _with_history(router: Router, what: str) -> Router:
-    entry = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "what": what}
-    return replace(router, record={**router.record, "history": [*router.record.get("history", []), entry]})
+    return replace(router, record=with_entry(router.record, what))

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from jrouter.interval import ascending, lambda_grid
 from jrouter.metrics import decide, utility
 from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
 from jrouter.off_policy import value_of_choices
+from jrouter.router_record import now
 from jrouter.splits import split_log
 from jrouter.types import Array, LoggedData, Nuisances
 from jrouter.verdict import LEVELS, Verdict, judge, judge_numbers
@@ -80,7 +80,7 @@ def diagnose_log(
         "by_lambda": by_lambda,
         "verdict": _overall(np.asarray(grid).tolist(), verdicts),
         "versions": {name: importlib.metadata.version(name) for name in ("jrouter", "jax")},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": now(),
     }
 
 
