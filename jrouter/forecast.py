@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from jrouter.features import scale
 from jrouter.linalg import spd_inverse
-from jrouter.nuisances.crossfit import OUTCOME_MODELS, fit_outcome
+from jrouter.nuisances.crossfit import OUTCOME_MODELS
+from jrouter.nuisances.crossfit_outcome import fit_outcome
 from jrouter.nuisances.folds import at
 from jrouter.splits import Split
 from jrouter.types import Array, LoggedData

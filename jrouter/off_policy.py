@@ -26,10 +26,9 @@ from jrouter.nuisances.crossfit import (
     Strengths,
     choose_strengths,
     fit_nuisances,
-    fit_outcome,
-    held_out_outcome,
     require_smooth,
 )
+from jrouter.nuisances.crossfit_outcome import fit_outcome, held_out_outcome
 from jrouter.policy import Policy
 from jrouter.policy_value import POLICY_ESTIMATORS, Terms, estimates, policy_terms
 from jrouter.splits import Split

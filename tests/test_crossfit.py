@@ -10,13 +10,8 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from jrouter.nuisances import kernel, outcome, propensity, ridge
-from jrouter.nuisances.crossfit import (
-    OUTCOME_MODELS,
-    PROPENSITY_MODELS,
-    NuisanceConfig,
-    fit_nuisances,
-    fit_outcome,
-)
+from jrouter.nuisances.crossfit import OUTCOME_MODELS, PROPENSITY_MODELS, NuisanceConfig, fit_nuisances
+from jrouter.nuisances.crossfit_outcome import fit_outcome
 from jrouter.nuisances.folds import fold_weights, held_out
 from jrouter.splits import split_log, stack
 from jrouter.sweep import over_seeds

@@ -27,14 +27,8 @@ from jrouter.estimators import (
 )
 from jrouter.logging_policies import confounded, simulate_log
 from jrouter.metrics import utility
-from jrouter.nuisances.crossfit import (
-    OUTCOME_MODELS,
-    PROPENSITY_MODELS,
-    NuisanceConfig,
-    fit_nuisances,
-    fit_outcome,
-    held_out_outcome,
-)
+from jrouter.nuisances.crossfit import OUTCOME_MODELS, PROPENSITY_MODELS, NuisanceConfig, fit_nuisances
+from jrouter.nuisances.crossfit_outcome import fit_outcome, held_out_outcome
 from jrouter.nuisances.propensity import logistic
 from jrouter.nuisances.ridge import ridge
 from jrouter.splits import split_log

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jrouter.nuisances import kernel, ridge
-from jrouter.nuisances.crossfit import fit_outcome, held_out_outcome
+from jrouter.nuisances.crossfit_outcome import fit_outcome, held_out_outcome
 from jrouter.nuisances.outcome import Outcomes
 from jrouter.splits import split_log
 from jrouter.types import LoggedData

@@ -10,7 +10,7 @@ import pytest
 from jrouter.counterfactual import counterfactual_scores
 from jrouter.metrics import utility
 from jrouter.nuisances import ridge
-from jrouter.nuisances.crossfit import fit_outcome, held_out_outcome
+from jrouter.nuisances.crossfit_outcome import fit_outcome, held_out_outcome
 from jrouter.preferences import with_utility
 from jrouter.splits import split_log
 from jrouter.types import LoggedData, Nuisances

@@ -9,7 +9,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from jrouter.nuisances import ridge
-from jrouter.nuisances.crossfit import fit_outcome, held_out_outcome
+from jrouter.nuisances.crossfit_outcome import fit_outcome, held_out_outcome
 from jrouter.nuisances.outcome import Outcomes
 from jrouter.splits import split_log
 from jrouter.types import LoggedData

@@ -13,7 +13,8 @@ from jrouter.methods.plug_in import plug_in_policy
 from jrouter.methods.rm_auto import RmAutoConfig, choose, observed_utility, rm_auto
 from jrouter.methods.rm_residual import RmResidualConfig, mean_margin, rm_residual, training_set
 from jrouter.nuisances import ridge
-from jrouter.nuisances.crossfit import OUTCOME_MODELS, fit_outcome
+from jrouter.nuisances.crossfit import OUTCOME_MODELS
+from jrouter.nuisances.crossfit_outcome import fit_outcome
 from jrouter.policy import Problem
 from jrouter.splits import split_log
 from jrouter.types import LoggedData, Nuisances

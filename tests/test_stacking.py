@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from jrouter.features import scale
 from jrouter.methods.plug_in import plug_in_outcome, plug_in_params
 from jrouter.nuisances import neighbours, ridge
-from jrouter.nuisances.crossfit import fit_outcome
+from jrouter.nuisances.crossfit_outcome import fit_outcome
 from jrouter.nuisances.folds import held_out
 from jrouter.nuisances.stacking import Stack, project_to_simplex, stacking_weights
 from jrouter.splits import split_log

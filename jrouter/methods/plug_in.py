@@ -11,7 +11,7 @@ import jax
 from jrouter.chunks import map_rows, rows_at_once
 from jrouter.features import scale
 from jrouter.metrics import decide, expected, utility
-from jrouter.nuisances.crossfit import fit_outcome
+from jrouter.nuisances.crossfit_outcome import fit_outcome
 from jrouter.nuisances.folds import CrossFit
 from jrouter.nuisances.outcome import OutcomeModel
 from jrouter.nuisances.regression import TargetModel, fit_targets

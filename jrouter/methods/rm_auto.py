@@ -41,12 +41,8 @@ from jrouter.methods.logging_policy import LoggingPolicyConfig, logging_policy
 from jrouter.methods.plug_in import decision_values, plug_in_params, plug_in_policy
 from jrouter.methods.rm_residual import RmResidualConfig, fit_residual, residual_policy
 from jrouter.metrics import utility
-from jrouter.nuisances.crossfit import (
-    OUTCOME_MODELS,
-    PROPENSITY_MODELS,
-    fit_outcome,
-    held_out_outcome,
-)
+from jrouter.nuisances.crossfit import OUTCOME_MODELS, PROPENSITY_MODELS
+from jrouter.nuisances.crossfit_outcome import fit_outcome, held_out_outcome
 from jrouter.nuisances.crossfit_propensity import fit_propensity
 from jrouter.nuisances.folds import fold_weights
 from jrouter.policy import Method, Policy, Problem

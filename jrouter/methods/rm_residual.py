@@ -42,9 +42,8 @@ from jrouter.nuisances.crossfit import (
     NuisanceConfig,
     cross_fitted_propensity,
     cross_fitted_scoring,
-    fit_outcome,
-    held_out_outcome,
 )
+from jrouter.nuisances.crossfit_outcome import fit_outcome, held_out_outcome
 from jrouter.nuisances.crossfit_propensity import fit_propensity
 from jrouter.nuisances.folds import CrossFit, held_out
 from jrouter.policy import Method, Policy, Problem

@@ -14,13 +14,8 @@ import jax.numpy as jnp
 from jrouter.chunks import map_rows
 from jrouter.features import fit_scaling, scale
 from jrouter.nuisances import events, propensity
-from jrouter.nuisances.crossfit import (
-    OUTCOME_MODELS,
-    PROPENSITY_MODELS,
-    NuisanceConfig,
-    fit_outcome,
-    outcome_predictor,
-)
+from jrouter.nuisances.crossfit import OUTCOME_MODELS, PROPENSITY_MODELS, NuisanceConfig
+from jrouter.nuisances.crossfit_outcome import fit_outcome, outcome_predictor
 from jrouter.nuisances.crossfit_propensity import fit_propensity, held_out_propensity
 from jrouter.nuisances.folds import fold_weights
 from jrouter.splits import Split

@@ -17,7 +17,7 @@ from jrouter.types import Array
 
 
 class Stack(NamedTuple):
-    """Families of outcome models that are fitted apart and weighed together by `crossfit.fit_outcome`.
+    """Families of outcome models that are fitted apart and weighed together by `crossfit_outcome.fit_outcome`.
 
     Params are {"parts": params of each family by name, "weight": [2, M], of score and of cost}.
     """
