@@ -24,7 +24,7 @@ from price_of_choosing import summaries as price_summaries
 from studies import mean_difference, mean_utility
 from tune_auto import STRENGTHS, SUPPORTS, losses
 
-from jrouter.io.results import replace_whole
+from jrouter.io.replace import replace_whole
 from jrouter.methods.rm_auto import RmAutoConfig
 from jrouter.off_policy import VALUE_ESTIMATORS
 

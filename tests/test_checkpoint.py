@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrouter.io import checkpoint, exchange
+from jrouter.io import checkpoint, replace
 from jrouter.io.checkpoint import FORMAT, CheckpointError
 
 PARAMS = {
@@ -105,7 +105,7 @@ def test_a_failure_to_put_the_new_one_in_place_leaves_the_old_one(folder, monkey
             raise OSError("disk full")
         return rename(self, target)
 
-    monkeypatch.setattr(exchange, "exchange", lambda one, other: False)  # a disk that cannot
+    monkeypatch.setattr(replace, "exchange", lambda one, other: False)  # a disk that cannot
     monkeypatch.setattr(Path, "rename", fail_once_written)
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save(folder, {"bias": jnp.zeros(4)}, {"method": "new"})

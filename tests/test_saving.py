@@ -79,7 +79,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from jrouter.app.cli import main
-from jrouter.io import checkpoint, exchange
+from jrouter.io import checkpoint, replace
 import jrouter.app.pool
 at = sys.argv[1]
 
@@ -102,7 +102,7 @@ elif at == "after a file":
 elif at == "before it takes its place":
     checkpoint.take_place = dies
 elif at == "after it took its place":
-    exchange.shutil.rmtree = dies
+    replace.shutil.rmtree = dies
 sys.exit(main(sys.argv[2:]))
 """
 MOMENTS = {

@@ -13,7 +13,8 @@ from jrouter.app.options import LogPlace, MaybeFile, MaybeNumber, RouterFolder
 from jrouter.app.read import LogOptions, read_traffic
 from jrouter.app.terminal import check_file, heading
 from jrouter.crossing import greatest_meeting, least_meeting
-from jrouter.io.results import replace_whole, text_table
+from jrouter.io.replace import replace_whole
+from jrouter.io.results import text_table
 from jrouter.nuisances.crossfit import NuisanceConfig
 from jrouter.off_policy import fixed_policy_value
 from jrouter.router import Router

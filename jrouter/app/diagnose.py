@@ -13,7 +13,8 @@ from jrouter.app.options import LogPlace, MaybeFile, MaybeNumbers
 from jrouter.app.read import LogOptions, TeamLog, read_team_log
 from jrouter.app.terminal import bullets, check_file, heading
 from jrouter.interval import PAPER_LAMBDAS
-from jrouter.io.results import replace_whole, text_table
+from jrouter.io.replace import replace_whole
+from jrouter.io.results import text_table
 
 
 def diagnosed(team: TeamLog, *, lambdas: Sequence[float] | None = None, seed: int = 0) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from jrouter.counterfactual import scored_factor
 from jrouter.diagnostics import diagnose
 from jrouter.inference import wald_interval
 from jrouter.interval import nearest
-from jrouter.io.results import replace_whole, text_table
+from jrouter.io.replace import replace_whole
+from jrouter.io.results import text_table
 from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
 from jrouter.off_policy import PolicyValue, fixed_policy_value, paired_difference, value_of_rows
 from jrouter.policy import Policy

@@ -13,7 +13,7 @@ from jrouter.app.options import MaybeFolder, Name, RouterFolder
 from jrouter.app.terminal import check_writable
 from jrouter.io.columns import DataError
 from jrouter.io.export import PLATFORMS, SUFFIX, beside, exported, load_exported, parity, serialised
-from jrouter.io.results import replace_bytes, replace_whole
+from jrouter.io.replace import replace_bytes, replace_whole
 from jrouter.router import Router
 
 TOLERANCE = 1e-5

@@ -12,7 +12,7 @@ from jrouter.app.options import LogPlace, MaybeFile, MaybeFolder
 from jrouter.app.read import LogOptions, read_team_log, read_traffic
 from jrouter.app.terminal import check_file, heading
 from jrouter.interval import lambda_grid
-from jrouter.io.results import replace_whole
+from jrouter.io.replace import replace_whole
 from jrouter.metrics import decide, utility
 from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances
 from jrouter.power import power_by_formula

@@ -7,7 +7,6 @@ processes may share a cache; what one adds, others see at their next look.
 
 import hashlib
 import os
-import tempfile
 import time
 import warnings
 import zipfile
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from jrouter.encoders.tensors import EncoderError
+from jrouter.io.replace import replace_bytes, replace_whole
 
 SUFFIX = ".npz"  # a zip: each array comes with its CRC-32, checked when it is read
 KEY = 32
@@ -62,7 +62,7 @@ class EmbeddingCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             told = self.folder / "encoder.txt"
             if not told.exists():  # for people; nothing reads it
-                _write_whole(told, lambda file: file.write((identity + "\n").encode()))
+                replace_bytes(told, (identity + "\n").encode())
         except OSError as problem:
             raise EncoderError(
                 f"{folder}: no cache can be kept there ({problem.strerror}); give another folder"
@@ -112,7 +112,7 @@ class EmbeddingCache:
         }
         # Names in the order of writing; no two processes have the same.
         name = f"{time.time_ns():020d}-{os.urandom(6).hex()}{SUFFIX}"
-        _write_whole(self.folder / name, lambda file: np.savez(file, **arrays))
+        replace_whole(self.folder / name, lambda file: np.savez(file, **arrays), binary=True)
         self._seen.add(name)
         self._places.update((key, (name, row)) for row, key in enumerate(keys))
 
@@ -145,26 +145,3 @@ class EmbeddingCache:
             problem = f"cannot be read ({' '.join(str(error).split()):.100})"
         warnings.warn(f"{path}: {problem}; its texts are encoded anew, and it can be deleted", stacklevel=4)
         return None
-
-
-def _write_whole(path: Path, write) -> None:
-    """Writes beside `path`, flushes to the disk, then renames."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
-        return
-    # The name, too, is to outlive a machine that stops.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from jrouter.io.exchange import take_place
+from jrouter.io.replace import take_place
 
 FORMAT = 2
 READABLE = (1, 2)

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from jrouter.io.columns import DataError, describe, is_list, is_text
 from jrouter.io.contract import KEPT
-from jrouter.io.exchange import take_place
 from jrouter.io.raw_columns import nulls
 from jrouter.io.record_stream import ROWS
+from jrouter.io.replace import take_place
 
 PART_ROWS = 64 * ROWS
 REPORT = "_report.json"

@@ -1,4 +1,4 @@
-"""Result files: what was run, on what, with which versions; whole files only."""
+"""Result files: what was run, on what, with which versions, as JSON, CSV or a table of text."""
 
 import csv
 import importlib.metadata
@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 
 import jax
 import numpy as np
+
+from jrouter.io.replace import replace_whole
 
 SCHEMA = 1
 PACKAGES = ("jrouter", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -41,25 +42,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
-
-
-def replace_bytes(path: Path, content: bytes) -> None:
-    """Writes bytes as `replace_whole` writes text."""
-    replace_whole(path, lambda file: file.write(content), binary=True)
-
-
-def replace_whole(path: Path, write, *, binary: bool = False) -> None:
-    """Writes beside `path`, then renames: a run that dies leaves the old file whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") if binary else os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
-            write(file)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def write_json(path: Path, *, options: Any, results: Any) -> None:
