@@ -13,7 +13,7 @@ from jrouter.encoders.tensors import EncoderError
 from jrouter.io.columns import LARGEST, places, shown
 from jrouter.io.contract import KEPT, TOKENS
 from jrouter.io.join_scores import Scores
-from jrouter.io.logs import SMALLEST
+from jrouter.io.log_rows import SMALLEST
 from jrouter.io.prices import Price
 from jrouter.io.raw_columns import Read, nulls, numbers, queries, seconds, texts
 from jrouter.io.raw_lists import names, vectors, without_names

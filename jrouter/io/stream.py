@@ -20,7 +20,8 @@ from tqdm import tqdm
 from jrouter.hashing import mix, row_keys
 from jrouter.io.columns import PARQUET, Source, chosen_columns, describe, listed, make_source
 from jrouter.io.files import check_file, list_files, same_columns, unreadable
-from jrouter.io.logs import Parsed, chooser, parse_rows
+from jrouter.io.log_rows import Parsed, parse_rows
+from jrouter.io.logs import chooser
 from jrouter.io.read_ahead import read_ahead
 from jrouter.streaming import LogChunk
 from jrouter.types import LoggedData
