@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from jrouter.io.results import plain, replace_whole
+from jrouter.io.replace import replace_whole
+from jrouter.io.results import plain
 
 RESULTS = Path(__file__).parent / "results"
 
