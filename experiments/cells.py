@@ -27,18 +27,22 @@ Key = dict[str, Any]
 
 PRESENTATION = (
     "assumption_page.py",
+    "auto_tables.py",
     "confounding_table.py",
     "coverage_table.py",
     "figures.py",
+    "inference_tables.py",
     "judgement.py",
     "leaderboard_figure.py",
     "leaderboard_ranking.py",
+    "method_tables.py",
     "pool_figure.py",
     "published_figure.py",
     "readme_tables.py",
     "results.py",
     "sensitivity_figures.py",
     "study_figures.py",
+    "table_text.py",
 )
 """Files that show cells and do not compute them."""
 
