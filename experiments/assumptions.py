@@ -32,7 +32,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from assumption_cells import CELLS, Runner, summary
+import jax.numpy as jnp
+from assumption_analyses import Analyses, summary
+from assumption_cells import VIOLATIONS
 from assumption_page import assumption_figure, print_tables, write_rows
 from assumption_programs import LIGHT
 from cells import Key, Study
@@ -49,7 +51,7 @@ TABLE = "synthetic:known_world"
 class Options:
     """What is simulated."""
 
-    violations: str = ",".join(CELLS)
+    violations: str = ",".join(VIOLATIONS)
     """Comma-separated names."""
     n: int = 2_000
     """Rows of a log; a multiple of 20, the turns of a session."""
@@ -83,8 +85,8 @@ def keys_of(options: Options) -> list[Key]:
     """
     chosen = [name.strip() for name in options.violations.split(",")]
     for name in chosen:
-        if name not in CELLS:
-            raise ValueError(f"--violations: unknown {name!r}, expected some of {', '.join(CELLS)}")
+        if name not in VIOLATIONS:
+            raise ValueError(f"--violations: unknown {name!r}, expected some of {', '.join(VIOLATIONS)}")
     if options.n < 100 or options.n % TURNS:
         raise ValueError(f"--n: expected a multiple of {TURNS} of at least 100, got {options.n}")
     for flag, value in (("--seeds", options.seeds), ("--learner-seeds", options.learner_seeds)):
@@ -92,7 +94,7 @@ def keys_of(options: Options) -> list[Key]:
             raise ValueError(f"{flag}: expected at least 2, got {value}")
     return [
         {"table": TABLE, "violation": name, "variant": variant, "strength": strength}
-        for name, (variants, strengths) in CELLS.items()
+        for name, (_, variants, strengths) in VIOLATIONS.items()
         if name in chosen
         for variant in (variants[:1] if options.smoke else variants)
         for strength in (strengths[:: len(strengths) - 1] if options.smoke else strengths)
@@ -120,11 +122,12 @@ def main(options: Options) -> None:
     )
     # Known by name while this runs: what fits nuisances looks its models up there.
     with patch.dict(OUTCOME_MODELS, LIGHT["outcome"]), patch.dict(PROPENSITY_MODELS, LIGHT["propensity"]):
-        runner = Runner(**sizes, fast=options.smoke)
+        analyses = Analyses(**sizes, fast=options.smoke)
         for key in study.missing(keys, budget_minutes=minutes):
             start = time.perf_counter()
-            found = summary(runner.run(key["violation"], key["variant"], key["strength"]))
-            study.keep(key, found | {"seconds": round(time.perf_counter() - start, 1)})
+            cell = VIOLATIONS[key["violation"]].cell
+            found = cell(analyses, key["variant"], jnp.float32(key["strength"]))
+            study.keep(key, summary(found) | {"seconds": round(time.perf_counter() - start, 1)})
     study.save()
     done = sum(study.cell(key) is not None for key in keys)
     if done:

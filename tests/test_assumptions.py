@@ -30,7 +30,8 @@ import cells  # noqa: E402
 import sessions  # noqa: E402
 import studies  # noqa: E402
 import violations  # noqa: E402
-from assumption_cells import CELLS, Found, Learned, Runner, Values, summary  # noqa: E402
+from assumption_analyses import Analyses, Found, Learned, Values, summary  # noqa: E402
+from assumption_cells import VIOLATIONS  # noqa: E402
 from violations import LAM  # noqa: E402
 
 KEY = jax.random.key(0)
@@ -262,8 +263,8 @@ def test_one_model_falls_and_blocks_of_time_show_it(light):
 def test_values_are_those_of_the_package(light):
     world, n = violations.make_world(0), 120
     logs = jax.vmap(lambda key: violations.draw_log(world, key, n))(jax.random.split(KEY, 2))
-    runner = Runner(n=n, logs=2, learner_logs=2, world_seed=0, truth_queries=64, fast=True)
-    found = runner.values(logs, world, 0.5)
+    analyses = Analyses(n=n, logs=2, learner_logs=2, world_seed=0, truth_queries=64, fast=True)
+    found = analyses.values(logs, world, 0.5)
     assert list(found) == list(programs.ESTIMATORS)
     one = jax.tree.map(lambda leaf: leaf[1], logs)
     params = violations.rule_params(world)
@@ -272,7 +273,7 @@ def test_values_are_those_of_the_package(light):
             lambda log, name=name: fixed_policy_value(
                 programs.KEY,
                 log,
-                runner.split,
+                analyses.split,
                 violations.RULE,
                 params,
                 jnp.array([LAM]),
@@ -303,7 +304,8 @@ def test_docstrings_are_true():
 
 
 def test_the_study_runs_resumes_and_agrees_with_itself(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(CELLS, "decline", (("in the log's last quarter",), (0.0, 0.2)))
+    shorter = VIOLATIONS["decline"]._replace(variants=("in the log's last quarter",), strengths=(0.0, 0.2))
+    monkeypatch.setitem(VIOLATIONS, "decline", shorter)
     # As in a process of its own: other tests of this file have put them there.
     monkeypatch.delitem(OUTCOME_MODELS, "light_ridge", raising=False)
     monkeypatch.delitem(PROPENSITY_MODELS, "light_logistic", raising=False)
@@ -329,7 +331,7 @@ def test_the_study_runs_resumes_and_agrees_with_itself(tmp_path, capsys, monkeyp
     def again(*given):
         raise AssertionError("a kept cell was computed again")
 
-    monkeypatch.setattr(Runner, "run", again)
+    monkeypatch.setitem(VIOLATIONS, "decline", shorter._replace(cell=again))
     assumptions.main(replace(options, budget_minutes=None))
     # What was put in the package's dictionaries is gone.
     assert not {"light_ridge", "light_logistic"} & {*OUTCOME_MODELS, *PROPENSITY_MODELS}
@@ -354,6 +356,8 @@ def test_misuse_ends_in_one_line(arguments, message, tmp_path, monkeypatch):
 
 
 def test_every_violation_has_its_words():
-    assert set(CELLS) == set(assumption_page.STRENGTHS) == set(assumption_page.TITLES) == set(assumption_page.LINES)
-    assert all(strengths[0] == 0 for _, strengths in CELLS.values())
+    assert (
+        set(VIOLATIONS) == set(assumption_page.STRENGTHS) == set(assumption_page.TITLES) == set(assumption_page.LINES)
+    )
+    assert all(strengths[0] == 0 for _, _, strengths in VIOLATIONS.values())
     assert isinstance(violations.draw_log(violations.make_world(0), KEY, 8), LoggedData)
