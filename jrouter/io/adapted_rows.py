@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from jrouter.io.adapters import ADAPTERS, Adapter
 from jrouter.io.columns import DataError, listed
 from jrouter.io.contract import KEPT, TOKENS
 from jrouter.io.raw_columns import as_column
@@ -34,14 +35,12 @@ class Adapted(NamedTuple):
     truncated: int
 
 
-def find_adapter(name: str) -> Any:
+def find_adapter(name: str) -> Adapter:
     """Returns the adapter of that name.
 
     Raises:
       DataError: there is none.
     """
-    from jrouter.io.adapters import ADAPTERS
-
     if name not in ADAPTERS:
         raise DataError(f"adapter: found {name!r}, expected one of {listed(sorted(ADAPTERS))}.")
     return ADAPTERS[name]

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jrouter.io.contract import OURS
+
 Row = dict[str, Any]
 """A row of a log under jrouter's names; a column that is absent, or None, is unknown.
 
@@ -14,23 +16,8 @@ Row = dict[str, Any]
 that chose. `truncated` is True where the gateway cut the query short: no column of a log, but worth a warning.
 """
 
-COLUMNS = (
-    "request_id",
-    "query",
-    "model",
-    "score",
-    "cost",
-    "propensity",
-    "timestamp",
-    "group",
-    "allowed_models",
-    "keep_probability",
-    "input_tokens",
-    "output_tokens",
-    "lam",
-    "router",
-    "truncated",
-)
+COLUMNS = (*OURS, "truncated")
+"""Columns that a row may have."""
 
 
 @dataclass(frozen=True)
