@@ -4,11 +4,10 @@
 
 Nothing on the pages comes from elsewhere. It fails, with a line for each fault and without a folder, where pdoc
 warns, where a public name of jrouter has no docstring or explains other parameters than it has, where the module of
-a public name is not in `contents.MODULES`, and where a link of a Markdown file leads nowhere.
+a public name is not in `contents.MODULES`, and where a link leads nowhere.
 """
 
 import argparse
-import importlib
 import inspect
 import os
 import shutil
@@ -25,8 +24,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read when JAX is imported
 os.environ["PDOC_EMBED_IMAGES"] = "0"
 
 from contents import MODULES, PAGES
-from docstrings import as_markdown, faults
-from markdown_pages import linked, make_page, modules_by_path
+from cross_links import linked_names, targets
+from docstrings import faults
+from markdown_pages import dangling, linked, make_page, modules_by_path
 
 import jrouter
 
@@ -61,47 +61,10 @@ def public_faults(modules: list[str]) -> Iterator[str]:
                 yield f"jrouter.{name}: its module {what.__module__} is not in docs/contents.py"
 
 
-def prepared(modules: list[str]) -> dict[str, Any]:
-    """pdoc's documents of jrouter and its modules, equations marked as such.
-
-    A constant that a module imports is explained where it is defined; fields of named tuples are, by their class.
-    """
-    import pdoc.doc
-
-    documents = {name: pdoc.doc.Module(importlib.import_module(name)) for name in ("jrouter", *modules)}
-    constants: dict[str, str] = {}
-    for module in documents.values():
-        for one in (module, *_within(module)):
-            if one.docstring.startswith("Alias for field number"):
-                one.docstring = ""
-            one.docstring = as_markdown(one.docstring)
-            if one.kind == "variable" and one.docstring:
-                constants[one.name] = one.docstring
-    for one in documents["jrouter"].members.values():
-        if one.kind == "variable" and not one.docstring:
-            one.docstring = constants.get(one.name, "")
-    return documents
-
-
-def _within(namespace: Any) -> Iterator[Any]:
-    for one in namespace.members.values():
-        if one.kind != "module":
-            yield one
-            if one.kind == "class":
-                yield from _within(one)
-
-
-def readable(page: str) -> str:
-    """A page on which JAX 0.10's arrays have the name that users know, as they have with later versions."""
-    coloured = '</span><span class="o">.</span><span class="n">'
-    for dot in (".", coloured, coloured.replace('"', '\\"')):
-        page = page.replace(dot.join(["jax", "jaxlib", "_jax", "Array"]), f"jax{dot}Array")
-    return page
-
-
 def build(out: Path, source_url: str | None) -> list[str]:
     """Writes the site into an empty folder; what is wrong with it, a line each."""
     import pdoc.render
+    from documents import documents_of, readable
     from pdoc.render_helpers import to_html
 
     by_subject = subjects()
@@ -114,18 +77,28 @@ def build(out: Path, source_url: str | None) -> list[str]:
     pdoc.render.env.globals |= {"pages": list(pages.values()), "subjects": by_subject}
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        documents = prepared(modules)
+        documents = documents_of(modules)
+        found = targets(documents)
         for name, module in documents.items():
-            file = out / f"{name.replace('.', '/')}.html"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(readable(pdoc.render.html_module(module, documents)), encoding="utf-8")
-        (out / "index.html").write_text(pdoc.render.html_index(documents), encoding="utf-8")
-        once = {name: module for name, module in documents.items() if name != "jrouter"}  # has names of the others
-        (out / "search.js").write_text(readable(pdoc.render.search_index(once)), encoding="utf-8")
+            page = readable(pdoc.render.html_module(module, documents))
+            write(out / f"{name.replace('.', '/')}.html", linked_names(page, found, name.count(".")))
+        write(out / "index.html", pdoc.render.html_index(documents))
+        once = {
+            name: module for name, module in documents.items() if name != "jrouter"
+        }  # which has names of the others
+        write(out / "search.js", readable(pdoc.render.search_index(once)))
     for page in pages.values():
         made = pdoc.render.env.get_template("page.html.jinja2").render(page=page)
-        (out / page.file).write_text(made, encoding="utf-8")
-    return wrong + [f"pdoc: {one.message}" for one in warned]
+        write(out / page.file, linked_names(made, found))
+    members = documents["jrouter"].members
+    wrong += [f"jrouter.{name}: no docstring" for name in jrouter.__all__ if not members[name].docstring]
+    return wrong + [f"pdoc: {one.message}" for one in warned] + dangling(out)
+
+
+def write(file: Path, text: str) -> None:
+    """Writes a file into a folder that may not be there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
 
 
 def main() -> int:

@@ -77,7 +77,7 @@ def linked(pages: dict[str, Page], modules: dict[str, str], root: Path, out: Pat
       source_url: where the repository's files are shown, `https://host/owner/jrouter/blob/main`.
 
     Returns:
-      Links that lead nowhere, a line each.
+      Links to files that are not there, a line each.
     """
     broken = []
     for source, page in pages.items():
@@ -91,8 +91,6 @@ def linked(pages: dict[str, Page], modules: dict[str, str], root: Path, out: Pat
                 broken.append(f"{source}: a link to {match[2]}, which is not there")
                 return match[0]
             if path in pages:
-                if anchor and f'id="{anchor}"' not in pages[path].body:
-                    broken.append(f"{source}: a link to {match[2]}, and {path} has no such heading")
                 return match[1] + (pages[path].file if target else "") + (f"#{anchor}" if anchor else "") + match[3]
             if path in modules:
                 return match[1] + modules[path] + match[3]
@@ -105,6 +103,25 @@ def linked(pages: dict[str, Page], modules: dict[str, str], root: Path, out: Pat
         body = LINK.sub(place, page.body)
         pages[source] = page._replace(body=re.sub(r'<a href="">(.*?)</a>', r"\1", body, flags=re.DOTALL))
     return broken
+
+
+def dangling(site: Path) -> list[str]:
+    """Links and images of a site's pages that lead to no file or no heading of it, or to a script or image outside."""
+    pages = {file: file.read_text(encoding="utf-8") for file in sorted(site.rglob("*.html"))}
+    anchors = {file: set(re.findall(r'\bid="([^"]*)"', page)) for file, page in pages.items()}
+    wrong = set()
+    for file, page in pages.items():
+        shown = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
+        for kind, address in re.findall(r'<[^>]*?\b(href|src)="([^"]*)"', shown):
+            target, anchor = _split(html.unescape(address))
+            if re.match(r"[a-z]+:|//", address):
+                there = kind == "href" or address.startswith("data:")
+            else:
+                leads_to = Path(os.path.normpath(file.parent / target)) if target else file
+                there = leads_to.exists() and (not anchor or anchor in anchors.get(leads_to, ()))
+            if not there:
+                wrong.add(f"{file.relative_to(site)}: {kind} {address} leads nowhere")
+    return sorted(wrong)
 
 
 def _split(address: str) -> tuple[str, str]:

@@ -39,6 +39,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     **rm_residual.VARIANTS,
     "rm_auto": rm_auto.rm_auto,
 }
+"""Makers of learners by name: each takes a configuration of its own, or none for its defaults, and gives a `Method`."""
 
 
 def build_method(name: str, config: dict[str, Any] | None = None) -> Method:
