@@ -24,7 +24,6 @@ from jrouter.estimators import inverse_propensity_weight
 from jrouter.metrics import expected
 from jrouter.resampling import bootstrap_sums
 from jrouter.types import Array
-from jrouter.weighted import weighted_mean
 
 POLICY_ESTIMATORS = ("direct", "ips", "snips", "dr", "sndr", "switch", "dros")
 
@@ -126,37 +125,6 @@ def estimates(sums: Terms) -> Array:
 def _over(total: Array, divisor: Array) -> Array:
     positive = divisor > 0
     return jnp.where(positive, total / jnp.where(positive, divisor, 1.0), 0.0)
-
-
-def contributions(terms: Terms, row_weight: Array | None = None) -> Array:
-    """What each row adds to each estimate: rows whose weighted mean is the estimate.
-
-    Their `inference.standard_error` is the estimate's, to first order, also for the self-normalised ones,
-    which are not means: there a row counts by how it moves the ratio. Differences are paired.
-
-    Args:
-      terms: [n] each.
-      row_weight: [n], or None for ones.
-
-    Returns:
-      [n, 7], in the order of `POLICY_ESTIMATORS`.
-    """
-    mean_ratio = weighted_mean(terms.ratio, row_weight)
-
-    def normalised(values: Array) -> Array:
-        ratio_of_means = _over(weighted_mean(values, row_weight), mean_ratio)
-        return _over(values - ratio_of_means * (terms.ratio - mean_ratio), mean_ratio)
-
-    columns = [
-        terms.direct,
-        terms.ips,
-        normalised(terms.ips),
-        terms.direct + terms.dr,
-        terms.direct + normalised(terms.dr),
-        terms.direct + terms.switch,
-        terms.direct + terms.dros,
-    ]
-    return jnp.stack(columns, axis=-1)
 
 
 def bootstrap_estimates(

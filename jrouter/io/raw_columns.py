@@ -17,7 +17,6 @@ from jrouter.encoders.texts import SURROGATES
 from jrouter.io.columns import is_list, is_number, is_text
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-ZONE = r"([zZ]|[+-]\d\d:?(\d\d)?)$"
 LATEST = 1e11
 """Epoch seconds beyond this are milliseconds or less: it is the year 5138."""
 
