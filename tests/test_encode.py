@@ -246,9 +246,9 @@ def test_a_cache_gives_what_was_computed_bit_for_bit(encoder, tmp_path):
 def test_blocks_of_texts_change_nothing(encoder, tmp_path, monkeypatch):
     texts = [*random_texts(40), "", "a", "a"]
     whole = encoder.encode(texts)
-    monkeypatch.setattr("jrouter.encoders.encode.BLOCK_TEXTS", 7)
-    monkeypatch.setattr("jrouter.encoders.encode.BLOCK_CHARACTERS", 50)
-    monkeypatch.setattr("jrouter.encoders.encode.FLUSH_ROWS", 5)
+    monkeypatch.setattr("jrouter.encoders.run.BLOCK_TEXTS", 7)
+    monkeypatch.setattr("jrouter.encoders.run.BLOCK_CHARACTERS", 50)
+    monkeypatch.setattr("jrouter.encoders.run.FLUSH_ROWS", 5)
     np.testing.assert_allclose(encoder.encode(texts, cache=tmp_path), whole, atol=1e-5)
     assert len(encoder.open_cache(tmp_path)) == len(set(texts))
 
@@ -259,7 +259,7 @@ def test_a_cache_of_another_encoder_is_refused(encoder, tmp_path):
 
 
 def test_an_interrupted_run_keeps_what_it_has_computed(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr("jrouter.encoders.encode.BLOCK_TEXTS", 10)
+    monkeypatch.setattr("jrouter.encoders.run.BLOCK_TEXTS", 10)
     made, calls = encoder.kind.rows, []
 
     def interrupted(texts):
@@ -280,7 +280,7 @@ def test_progress_is_in_texts_with_tokens_a_second(encoder, monkeypatch):
     monkeypatch.setattr(sys, "stderr", shown)
     encoder.encode(random_texts(20))
     assert shown.getvalue() == ""  # no terminal
-    monkeypatch.setattr("jrouter.encoders.encode.SHOWN_AFTER", 0)
+    monkeypatch.setattr("jrouter.encoders.run.SHOWN_AFTER", 0)
     encoder.encode(random_texts(20), progress=True)
     assert "text/s" in shown.getvalue() and "tokens/s" in shown.getvalue()
 

@@ -148,9 +148,9 @@ def test_a_place_that_is_no_folder_is_named(tmp_path):
 
 KILLED = """
 import sys
-import jrouter.encoders.encode as encode
+import jrouter.encoders.run as run
 from jrouter.encoders.load import load_encoder
-encode.FLUSH_ROWS, encode.BLOCK_TEXTS = 40, 16
+run.FLUSH_ROWS, run.BLOCK_TEXTS = 40, 16
 encoder = load_encoder(dim=8, token_budget=256)
 made = encoder.kind.rows
 def slowly(texts):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from jrouter.encoders.activations import ACTIVATIONS, check_activation
 from jrouter.encoders.attention import attend, mask_bias
-from jrouter.encoders.dense import Dense
+from jrouter.encoders.layers import Dense, scanned
 from jrouter.encoders.settings import read_fields, refuse
 from jrouter.encoders.tensors import Checkpoint, EncoderError, stacked
 from jrouter.types import Array
@@ -83,8 +83,7 @@ class Bert(nn.Module):
     """Hidden states of the last layer, as transformers' `last_hidden_state`.
 
     Positions are absolute, 0 to l - 1 whatever the mask (pad on the right), and all tokens are of type 0, whose
-    embedding is part of `positions`. Layers are scanned over stacked weights, so that compiling takes as long for
-    24 of them as for one. Norms, scores and softmax are float32 whatever `dtype` is.
+    embedding is part of `positions`. Norms, scores and softmax are float32 whatever `dtype` is.
 
     Source: Devlin et al. (2019), BERT: Pre-training of Deep Bidirectional Transformers.
     """
@@ -104,13 +103,7 @@ class Bert(nn.Module):
         positions = self.param("positions", nn.initializers.normal(0.02), (longest, width))
         x = nn.Embed(config.vocab_size, width, name="words")(tokens) + positions[:length]
         x = nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=self.dtype, use_fast_variance=False, name="norm")(x)
-        layers = nn.scan(
-            BertLayer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=cast(Any, nn.broadcast),
-            length=config.num_hidden_layers,
-        )
+        layers = scanned(BertLayer, config.num_hidden_layers)
         x, _ = layers(config, self.dtype, name="layers")(x, mask_bias(mask[:, None]))
         return x
 

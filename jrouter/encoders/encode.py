@@ -1,9 +1,7 @@
 """One interface of all text encoders: texts in, embeddings out, on any device; or a part of a larger program."""
 
-import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,24 +11,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from tqdm import tqdm
 
 from jrouter.encoders.batches import Slot, plan
 from jrouter.encoders.cache import EmbeddingCache
+from jrouter.encoders.run import Run, Writer
 from jrouter.encoders.spec import EncoderSpec
 from jrouter.encoders.tensors import EncoderError
 from jrouter.encoders.texts import last_question, last_turns, valid_texts
 from jrouter.hashing import row_keys
 from jrouter.types import Array
 
-BLOCK_TEXTS, BLOCK_CHARACTERS = 8192, 2**24
-"""Texts that become tokens at once, at most; those of a block share batches by their lengths."""
-IN_FLIGHT = 2
-"""Batches on the device while the host prepares the next one."""
-FLUSH_SECONDS, FLUSH_ROWS = 10.0, 16384
-"""What a killed run loses at most of what a cache is to hold."""
-SHOWN_AFTER = 0.5
-"""Seconds, so that quick calls show no bar."""
 COLLAPSED, CUT = 0.01, 0.5
 """Shares above which `encode` warns: of texts that have another's embedding, and of tokens that were cut."""
 
@@ -183,7 +173,10 @@ class Encoder:
             if kept.identity != self.spec.identity():
                 raise EncoderError(f"cache: {kept.folder} is of another encoder ({kept.identity})")
             rows, found = kept.get(distinct)
-        run = _Run(self, distinct, first_rows, rows, None if kept is None else _Writer(kept))
+        run = Run(
+            self.spec.name, self.kind.rows, self._plan, self._computed, distinct, first_rows, rows,
+            writer=None if kept is None else Writer(kept),
+        )  # fmt: skip
         run.encode(np.flatnonzero(~found), progress)
         self._warn_of_cuts(run)
         self._warn_of_collapse(rows)
@@ -197,12 +190,13 @@ class Encoder:
         devices = 1 if self.mesh is None else self.mesh.size
         return plan(lengths, longest=self.kind.longest, budget=self.token_budget, multiple=devices)
 
-    def _run(self, inputs: Any) -> Array:
+    def _computed(self, rows: list[Any], slot: Slot) -> Array:
+        inputs = self.kind.pad(rows, slot)
         if self.mesh is not None:
             inputs = jax.device_put(inputs, NamedSharding(self.mesh, P(self.mesh.axis_names)))
         return self.program(self.params, inputs)
 
-    def _warn_of_cuts(self, run: "_Run") -> None:
+    def _warn_of_cuts(self, run: Run) -> None:
         cut = run.whole - run.tokens
         if cut > CUT * run.whole:
             _warn(
@@ -225,109 +219,6 @@ class Encoder:
         other = "left" if self.spec.truncation == "right" else "right"
         question = "" if self.spec.question else ", question=True for few-shot prompts"
         return f"what tells queries apart may be cut off: try truncation={other!r}{question}, or a longer max_length"
-
-
-class _Writer:
-    """Adds to a cache every few seconds."""
-
-    def __init__(self, cache: EmbeddingCache):
-        self._cache, self._texts, self._rows = cache, [], []
-        self._since = time.monotonic()
-
-    def add(self, texts: list[str], rows: np.ndarray) -> None:
-        self._texts += texts
-        self._rows.append(rows)
-        if len(self._texts) >= FLUSH_ROWS or time.monotonic() - self._since >= FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._texts:
-            try:
-                self._cache.add(self._texts, np.concatenate(self._rows))
-            except OSError as problem:  # what is computed is worth more than its copy
-                _warn(f"{self._cache.folder}: {len(self._texts)} embeddings could not be written ({problem.strerror})")
-        self._texts, self._rows, self._since = [], [], time.monotonic()
-
-
-class _Run:
-    """One call of `encode`: fills the rows of the texts that are not known yet."""
-
-    def __init__(
-        self, encoder: Encoder, distinct: list[str], first_rows: np.ndarray, rows: np.ndarray, writer: _Writer | None
-    ):
-        self._encoder, self._distinct, self._first_rows = encoder, distinct, first_rows
-        self._rows, self._writer = rows, writer
-        self._same: dict[bytes, int] = {}  # what a text was cut to -> the first one's place
-        self.texts = self.whole = self.tokens = 0
-
-    def encode(self, todo: np.ndarray, progress: bool | None) -> None:
-        hidden = None if progress is None else not progress
-        label = f"encoding ({self._encoder.spec.name})"
-        bar = tqdm(total=len(todo), desc=label, unit="text", disable=hidden, dynamic_ncols=True, delay=SHOWN_AFTER)
-        started = time.monotonic()
-        try:
-            with bar:
-                for places in _blocks(todo, self._distinct):
-                    self._block(places, bar, started)
-        finally:  # also of what an interrupted run has computed
-            if self._writer is not None:
-                self._writer.flush()
-
-    def _block(self, places: np.ndarray, bar: tqdm, started: float) -> None:
-        made = self._encoder.kind.rows([self._distinct[place] for place in places])
-        self.texts, self.whole = self.texts + len(places), self.whole + int(made.whole.sum())
-        # Texts that are the same once cut have the same embedding, bit for bit, and are computed once.
-        same = [self._same.setdefault(_bytes(row), int(place)) for row, place in zip(made.rows, places, strict=True)]
-        own = np.flatnonzero(np.array(same) == places)
-        copies = np.flatnonzero(np.array(same) != places)
-
-        def finish(slot: Slot, out: Array) -> None:
-            computed = np.asarray(out)[: len(slot.rows)]
-            members = own[slot.rows]
-            self._keep(places[members], computed)
-            self.tokens += int(made.kept[members].sum())
-            bar.update(len(members))
-            seconds = time.monotonic() - started
-            bar.set_postfix_str(f"{self.tokens / max(seconds, 1e-9):,.0f} tokens/s", refresh=False)
-
-        pending: deque[tuple[Slot, Array]] = deque()
-        rows = [made.rows[row] for row in own]
-        for slot in self._encoder._plan(made.lengths[own]):
-            pending.append((slot, self._encoder._run(self._encoder.kind.pad(rows, slot))))
-            if len(pending) > IN_FLIGHT:
-                finish(*pending.popleft())
-        while pending:
-            finish(*pending.popleft())
-        self._keep(places[copies], self._rows[np.array(same, np.int64)[copies]])
-        self.tokens += int(made.kept[copies].sum())
-        bar.update(len(copies))
-
-    def _keep(self, places: np.ndarray, computed: np.ndarray) -> None:
-        finite = np.isfinite(computed).all(axis=1)
-        if not finite.all():
-            row = self._first_rows[places[np.argmin(finite)]]
-            raise EncoderError(
-                f"row {row}: {self._encoder.spec.name} gives an embedding that is not finite; drop the row"
-            )
-        self._rows[places] = computed
-        if self._writer is not None and len(places):
-            self._writer.add([self._distinct[place] for place in places], computed)
-
-
-def _blocks(todo: np.ndarray, texts: list[str]) -> Iterator[np.ndarray]:
-    """Places in pieces of so many texts and characters."""
-    ends = np.cumsum([len(texts[place]) for place in todo])
-    start = 0
-    while start < len(todo):
-        before = ends[start - 1] if start else 0
-        stop = int(np.searchsorted(ends, before + BLOCK_CHARACTERS, side="right"))
-        stop = min(max(stop, start + 1), start + BLOCK_TEXTS)
-        yield todo[start:stop]
-        start = stop
-
-
-def _bytes(row: Any) -> bytes:
-    return b"".join(part.tobytes() for part in row) if isinstance(row, tuple) else row.tobytes()
 
 
 def _listed(texts: Sequence[Any]) -> list[Any]:

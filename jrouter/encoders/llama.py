@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from jrouter.encoders.activations import ACTIVATIONS, check_activation
 from jrouter.encoders.attention import attend, mask_bias
-from jrouter.encoders.dense import Dense
+from jrouter.encoders.layers import Dense, scanned
 from jrouter.encoders.rotary import Rotary, frequencies, rotary_config, rotate
 from jrouter.encoders.settings import read_fields
 from jrouter.encoders.tensors import Checkpoint, EncoderError, stacked
@@ -98,8 +98,7 @@ class Llama(nn.Module):
 
     A token sees itself and those True tokens before it. Positions count the True tokens before: on the right or on
     the left, padding changes nothing. (transformers, left to itself, counts padding as well; for left padding give
-    it `position_ids = mask.cumsum(-1) - 1`.) Layers are scanned over stacked weights, as in `Bert`. Norms,
-    rotations, scores and softmax are float32 whatever `dtype` is.
+    it `position_ids = mask.cumsum(-1) - 1`.) Norms, rotations, scores and softmax are float32 whatever `dtype` is.
 
     Source: Touvron et al. (2023), LLaMA: Open and efficient foundation language models, section 2.2.
     """
@@ -118,13 +117,7 @@ class Llama(nn.Module):
         angles = positions[..., None] * frequencies(config.rotary, config.head_dim)
         causal = jnp.tril(jnp.ones((length, length), bool))
         x = nn.Embed(config.vocab_size, config.hidden_size, name="words")(tokens).astype(self.dtype)
-        layers = nn.scan(
-            LlamaLayer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=cast(Any, nn.broadcast),
-            length=config.num_hidden_layers,
-        )
+        layers = scanned(LlamaLayer, config.num_hidden_layers)
         x, _ = layers(config, self.dtype, name="layers")(x, angles, mask_bias(causal & mask[:, None]))
         return nn.RMSNorm(epsilon=config.rms_norm_eps, dtype=self.dtype, name="norm")(x)
 
