@@ -174,7 +174,7 @@ def balance(features: Array, model: Array, weight: Array, row_weight: Array, *, 
     """Standardised mean differences between each model's rows and all rows, before and after weighting.
 
     Args:
-      features: [n, J], of mean 0 and variance 1 over the rows, from `misfit.check_features`.
+      features: [n, J], of mean 0 and variance 1 over the rows, from `check_features`.
       model: [n] int, that was logged.
       weight: [n], e.g. 1 / p; normalised here, model by model.
       row_weight: [n].

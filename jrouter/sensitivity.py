@@ -103,7 +103,7 @@ def sensitivity_bounds(
       n_folds: K.
       row_weight: [n], or None for ones.
       group: [n] int in 0..n-1, rows that are not independent.
-      scored: [n], whether y was observed over the probability that it would be (`off_policy.scored_factor`); None
+      scored: [n], whether y was observed over the probability that it would be (`counterfactual.scored_factor`); None
         for all observed.
       n_bins: as of `residual_tails.prediction_bins`.
 

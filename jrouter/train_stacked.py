@@ -74,8 +74,9 @@ class StackedState(NamedTuple):
     """What training carries from epoch to epoch.
 
     Attributes:
-      params: of R networks; mean and
-      square: of their gradients, as Adam keeps them.
+      params: of R networks.
+      mean: and
+      square: of their gradients, as Adam keeps both.
       best: params of each network's best epoch.
       best_loss: [R], its validation loss.
       waited: [R], epochs since.

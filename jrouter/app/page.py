@@ -164,7 +164,7 @@ def table(
 
 
 def figure(drawing: Markup, title: str, caption: Any, *more: Any) -> Markup:
-    """A drawing of `plots.inline_svg` with a title and what it says; `more` stands between them."""
+    """A drawing of `svg.inline_svg` with a title and what it says; `more` stands between them."""
     return element("figure", drawing, *more, element("figcaption", element("strong", title), caption))
 
 
