@@ -31,10 +31,11 @@ import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
 from cells import Key
+from command_line import script
 from data import Source, logging_rule, sources
 from learners import Setting, setting_from
 from one_log import OneLog, draw_log, key_of
-from studies import StudyOptions, method_names, script, smaller
+from studies import StudyOptions, method_names, smaller
 from study_figures import embedding_figure
 from variants import Variants, study_variants
 

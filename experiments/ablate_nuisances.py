@@ -30,10 +30,11 @@ from functools import lru_cache
 import jax
 import jax.numpy as jnp
 from cells import Key
+from command_line import script
 from data import Source, logging_rule, sources
 from learners import Setting
 from one_log import OneLog, draw_log, estimate_nuisances, key_of
-from studies import StudyOptions, method_names, script, smaller
+from studies import StudyOptions, method_names, smaller
 from study_figures import nuisance_figure
 from variants import Variants, study_variants
 

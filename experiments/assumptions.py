@@ -38,9 +38,10 @@ from assumption_cells import VIOLATIONS
 from assumption_page import assumption_figure, print_tables, write_rows
 from assumption_programs import LIGHT
 from cells import Key, Study
+from command_line import script
 from data import RESULTS
 from sessions import TURNS
-from studies import budget, script
+from studies import budget, cells_done, say_what_is_left
 
 from jrouter.nuisances.crossfit import OUTCOME_MODELS, PROPENSITY_MODELS
 
@@ -129,16 +130,12 @@ def main(options: Options) -> None:
             found = cell(analyses, key["variant"], jnp.float32(key["strength"]))
             study.keep(key, summary(found) | {"seconds": round(time.perf_counter() - start, 1)})
     study.save()
-    done = sum(study.cell(key) is not None for key in keys)
-    if done:
+    if cells_done(study, keys):
         print_tables(study.path)
         write_rows(study.path)
         assumption_figure(study.path, study.path.with_suffix(".png"))
         print(f"\nwrote {study.path.stem}.json, .csv and .png to {study.path.parent}")
-    if done < len(keys):
-        print(f"{done} of {len(keys)} cells are done: run the same command again for the others")
-    if stale := study.stale():
-        print(f"{stale} cells were kept from other code than is here now: --fresh computes them again")
+    say_what_is_left(study, keys)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ naive baselines everywhere; the table shows who loses to whom.
 
 import math
 import os
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -25,8 +24,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from baselines import BASELINES
+from command_line import script
 from data import (
     DataOptions,
     Simulation,
@@ -44,7 +43,6 @@ from learners import NAMED, evaluate_method
 from tqdm import tqdm
 
 from jrouter.inference import percentile_interval
-from jrouter.io.columns import DataError
 from jrouter.io.results import text_table, write_csv, write_json
 from jrouter.methods import METHODS
 from jrouter.metrics import cost_increases, decide, utility
@@ -356,7 +354,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, description=__doc__))
-    except (DataError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    script(main, Options, __doc__)

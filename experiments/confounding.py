@@ -26,11 +26,12 @@ from pathlib import Path
 
 import numpy as np
 from cells import Study
+from command_line import script
 from confounding_logs import GAMMAS, LAM, OUTCOME, Simulation
 from confounding_table import COLUMNS, TABLE_COLUMNS, csv_rows, joined, table_rows
 from data import RESULTS
 from sensitivity_figures import confounding_figure
-from studies import script
+from studies import cells_done, say_what_is_left
 
 from jrouter.io.results import text_table, write_csv
 
@@ -110,19 +111,14 @@ def main(options: Options) -> None:
     for key in study.missing(keys, budget_minutes=options.budget_minutes):
         study.keep(key, simulation.cell(key))
     study.save()
-    path = study.path
-    done = sum(study.cell(key) is not None for key in keys)
-    if done < len(keys):
-        print(f"\n{done} of {len(keys)} cells are done: run the same command again for the others")
-    if not done:
-        return
-    print(f"\n{options.n:,} rows a log, {joined(path)[0].logs} logs a strength; value x 100 at lambda {LAM:g}")
-    print(text_table(TABLE_COLUMNS, table_rows(path)))
-    write_csv(path.with_suffix(".csv"), COLUMNS, csv_rows(path))
-    confounding_figure(joined(path), path.with_suffix(".png"))
-    if stale := study.stale():
-        print(f"{stale} cells were kept from other code than is here now: --fresh computes them again")
-    print(f"\nwrote {path.stem}.json, .csv and .png to {path.parent}")
+    if cells_done(study, keys):
+        path = study.path
+        print(f"\n{options.n:,} rows a log, {joined(path)[0].logs} logs a strength; value x 100 at lambda {LAM:g}")
+        print(text_table(TABLE_COLUMNS, table_rows(path)))
+        write_csv(path.with_suffix(".csv"), COLUMNS, csv_rows(path))
+        confounding_figure(joined(path), path.with_suffix(".png"))
+        print(f"\nwrote {path.stem}.json, .csv and .png to {path.parent}")
+    say_what_is_left(study, keys)
 
 
 if __name__ == "__main__":

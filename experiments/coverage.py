@@ -30,10 +30,10 @@ from typing import Any
 import jax
 import numpy as np
 from cells import Study, current
+from command_line import script
 from coverage_logs import AS_IS_RESAMPLES, LAM, PARTS, REGIMES, OneLog, Regime, obp_intervals
 from coverage_table import show, write
 from data import RESULTS
-from studies import script
 
 NORMAL = 1.959964
 LOG_SEED = 2_000

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from baselines.imitation import labels
+from command_line import script
 from compare_methods import (
     COLUMNS,
     REFERENCES,
@@ -55,7 +56,6 @@ from data import (
 )
 from learners import NAMED
 from one_log import lambdas_of
-from studies import script
 from tqdm import tqdm
 
 from jrouter.inference import percentile_interval

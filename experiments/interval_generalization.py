@@ -13,7 +13,6 @@ Expect little loss at width 100 but near lambda 0, where models change places mo
 1,000. Utility heads lose less than logits.
 """
 
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
+from command_line import script
 from data import (
     TEST_ROWS,
     DataOptions,
@@ -40,7 +39,6 @@ from tqdm import tqdm
 
 from jrouter import synthetic
 from jrouter.inference import percentile_interval
-from jrouter.io.columns import DataError
 from jrouter.io.results import text_table, write_csv, write_json
 from jrouter.methods.rm_interval import HEADS, RmIntervalConfig, rm_interval
 from jrouter.methods.rm_softmax import rm_softmax
@@ -203,7 +201,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, description=__doc__))
-    except (DataError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    script(main, Options, __doc__)

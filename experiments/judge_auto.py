@@ -23,7 +23,7 @@ hindsight, most where the log is short.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,17 +31,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from cells import Key, Study, identity
-from data import logging_names, logging_rule, sources
+from command_line import script
+from data import logging_names, sources
 from judgement import AUTO, COMPARATORS, cells_of, print_judgement
-from learners import Learners, Setting, paired, setting_from
-from one_log import draw_log, key_of, lambdas_of
-from studies import METRICS, StudyOptions, budget, finish, method_names, script, smaller
+from learners import Learners, Setting, paired
+from one_log import key_of
+from studies import METRICS, StudyOptions, budget, finish, logged_settings, method_names, smaller
 from study_figures import judge_figure
 
 from jrouter.methods import METHODS
 from jrouter.policy import Outcomes, evaluate
 from jrouter.synthetic import REGIMES
-from jrouter.types import Array
 
 OTHERS = (
     "rm_softmax",
@@ -252,23 +252,11 @@ def main(options: Options) -> None:
         for method in methods
     ]
 
-    @cache
-    def lambdas(table: str, policy: str) -> Array:
-        return lambdas_of(found[table], policy, options)
-
-    @lru_cache(maxsize=1)
-    def setting(table: str, policy: str, seed: int) -> Setting:
-        source = found[table]
-        one = draw_log(source.draw(seed), source.test, logging_rule(policy, *source.confounded), seed)
-        return setting_from(one, source.test, lambdas(table, policy), seed=seed, fast=options.smoke)
-
-    def setting_of(key: Key) -> Setting:
-        return setting(key["table"], key["logging_policy"], key["seed"])
-
     def work(key: Key) -> float:
         # rm_auto fits everything again in each fold.
         return 10.0 if key["method"] == AUTO else 1.0
 
+    setting_of = logged_settings(found, options)
     run(ledger, keys, setting_of, Judges(fast=options.smoke), budget_minutes=minutes, work=work)
     if finish(ledger, keys, lambda path, out: judge_figure(cells_of(path), out)):
         print_judgement(path)

@@ -21,23 +21,21 @@ Expect neighbours that are not decided: few logs cannot tell most of 48 methods 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 from baselines import BASELINES
 from cells import Key, Study, select
-from data import Source, logging_names, logging_rule, sources
+from command_line import script
+from data import Source, logging_names, sources
 from judge_auto import first_name
 from leaderboard_cells import NUMBERS, blocks_of, cell_of, numbers
 from leaderboard_figure import critical_difference_figure, print_ranking
 from leaderboard_ranking import Block, rank_methods
-from learners import NAMED, Learners, Setting, setting_from
-from one_log import draw_log, lambdas_of
-from studies import StudyOptions, budget, method_names, script, smaller
+from learners import NAMED, Learners
+from studies import StudyOptions, budget, logged_settings, method_names, say_what_is_left, smaller
 
 from jrouter.io.results import write_csv, write_json
-from jrouter.types import Array
 
 EVERY = tuple(name for name in NAMED if name in BASELINES or first_name(name) == name)
 """A second name of an estimator is left out."""
@@ -149,22 +147,8 @@ def main(options: Options) -> None:
         for method in names
     ]
 
-    @cache
-    def lambdas(table: str, policy: str) -> Array:
-        return lambdas_of(found[table], policy, options)
-
-    @lru_cache(maxsize=1)
-    def setting(table: str, policy: str, seed: int) -> Setting:
-        source = found[table]
-        one = draw_log(source.draw(seed), source.test, logging_rule(policy, *source.confounded), seed)
-        # Compiling takes longer than running: room for half of the rows of one model, and logs share their programs.
-        room = max(one.split.model_size, one.log.model.shape[0] // 2)
-        one = one._replace(split=replace(one.split, model_size=room))
-        return setting_from(one, source.test, lambdas(table, policy), seed=seed, fast=options.smoke)
-
-    def setting_of(key: Key) -> Setting:
-        return setting(key["table"], key["logging_policy"], key["seed"])
-
+    # Compiling takes longer than running: room for half of the rows of one model, and logs share their programs.
+    setting_of = logged_settings(found, options, least_room=0.5)
     compute(study, keys, setting_of, Learners(fast=options.smoke), minutes)
     finish(study, keys, names)
 
@@ -186,11 +170,7 @@ def finish(study: Study, keys: Sequence[Key], names: Sequence[str]) -> None:
         print(f"\nwrote {path.name}, {ranked.name}, {path.stem}.csv and .png to {path.parent}")
     else:
         print(f"no log has cells of all {len(names)} methods yet: nothing is ranked")
-    done = sum(study.cell(key) is not None for key in keys)
-    if done < len(keys):
-        print(f"{done} of {len(keys)} cells are done: run the same command again for the others")
-    if stale := study.stale():
-        print(f"{stale} cells were kept from other code than is here now: --fresh computes them again")
+    say_what_is_left(study, keys)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from cells import Key, Study, current, select, values_of
+from command_line import script
 from compare_methods import chosen_methods
 from data import Source, logging_names, logging_rule, sources
 from learners import Learners, Setting, setting_from
@@ -37,7 +38,6 @@ from studies import (
     mean_utility,
     print_groups,
     run_study,
-    script,
     smaller,
 )
 from study_figures import learning_figure

@@ -37,10 +37,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from cells import Estimate, current, over_seeds, select, values_of
+from command_line import script
 from data import RESULTS
 from judgement import REGRESSIONS
 from scipy import stats
-from studies import script
 from study_figures import claims_figure
 
 from jrouter.io.results import text_table, write_csv, write_json

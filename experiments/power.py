@@ -15,7 +15,6 @@ Expect rows to go with 1 / gain^2, and a little exploration to save most of the 
 the router's choices were seldom logged.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
+from command_line import script
 from compare_methods import chosen_methods
 from data import DataOptions, Source, compiler_options, logging_names, logging_rule, parse_lambdas, smoke_size, sources
 from one_log import draw_log, estimate_nuisances, key_of
@@ -32,7 +31,6 @@ from tqdm import tqdm
 
 from jrouter.chunks import map_rows
 from jrouter.interval import lambda_grid
-from jrouter.io.columns import DataError
 from jrouter.io.results import text_table, write_csv, write_json
 from jrouter.methods import METHODS
 from jrouter.nuisances.crossfit import NuisanceConfig
@@ -233,7 +231,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, description=__doc__))
-    except (DataError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    script(main, Options, __doc__)

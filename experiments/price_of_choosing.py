@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-import tyro
 from cells import Study, current, select, values_of
+from command_line import script
 from data import RESULTS
 
 from jrouter.honest_value import fit_without_fold, honest_best, rows_of_fold, split_best
@@ -243,4 +243,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    script(main, Options, __doc__)

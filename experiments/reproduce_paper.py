@@ -43,6 +43,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from cells import Key, Study, current, select, values_of
+from command_line import script
 from compare_methods import PARTS, chosen_methods
 from data import RESULTS, cache_folder, logging_names, logging_rule, parse_lambdas
 from learners import Learners, Setting, setting_from
@@ -51,7 +52,7 @@ from paper_claims import pairs_of, print_claims
 from published import ENCODERS, Embedded, embed, encoder_name, fewer, open_encoder, read_benchmark
 from published_figure import draw
 from published_samples import write_routerbench, write_sprout
-from studies import StudyOptions, budget, finish, mean_difference, mean_utility, method_names, run_study, script
+from studies import StudyOptions, budget, finish, mean_difference, mean_utility, method_names, run_study
 
 from jrouter.encoders.load import HASHING
 from jrouter.io.results import text_table

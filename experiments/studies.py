@@ -1,25 +1,24 @@
 """What the studies share: their flags, how cells are computed, and what is shown of them."""
 
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from cells import Estimate, Key, Study, current, identity, over_seeds, select, values_of
 from compare_methods import chosen_methods
-from data import DataOptions, Source, smoke_size
-from learners import Learners, Setting, paired
+from data import DataOptions, Source, logging_rule, smoke_size
+from learners import Learners, Setting, paired, setting_from
+from one_log import draw_log, lambdas_of
 
-from jrouter.io.columns import DataError
 from jrouter.io.results import text_table, write_csv
 from jrouter.policy import Outcomes
+from jrouter.types import Array
 
 METRICS = ("utility", "regret", "routing_accuracy", "score", "cost")
 
@@ -68,6 +67,32 @@ def smaller(options: Any) -> Any:
         return options
     one = {name: getattr(options, name).split(",")[0] for name in ("regime", "logging_policy")}
     return replace(smoke_size(options), n=400, seeds=1, **one)
+
+
+def logged_settings(
+    found: Mapping[str, Source], options: DataOptions, *, least_room: float = 0.0
+) -> Callable[[Key], Setting]:
+    """Key -> what is learned from the log of its table, logging policy and seed; the last one is remembered.
+
+    Args:
+      found: table -> source.
+      options: lambdas, and whether programs are quickly compiled.
+      least_room: share of the rows for which one model has room at least, so that logs share their programs.
+    """
+
+    @cache
+    def lambdas(table: str, policy: str) -> Array:
+        return lambdas_of(found[table], policy, options)
+
+    @lru_cache(maxsize=1)
+    def setting(table: str, policy: str, seed: int) -> Setting:
+        source = found[table]
+        one = draw_log(source.draw(seed), source.test, logging_rule(policy, *source.confounded), seed)
+        room = max(one.split.model_size, int(least_room * one.log.model.shape[0]))
+        one = one._replace(split=replace(one.split, model_size=room))
+        return setting_from(one, source.test, lambdas(table, policy), seed=seed, fast=options.smoke)
+
+    return lambda key: setting(key["table"], key["logging_policy"], key["seed"])
 
 
 def run_study(
@@ -198,24 +223,26 @@ def write_cells(path: Path) -> None:
 
 def finish(study: Study, keys: Sequence[Key], draw: Callable[[Path, Path], None]) -> bool:
     """Writes the CSV and the figure, and says what is still missing. False where there is no cell yet."""
-    done = sum(study.cell(key) is not None for key in keys)
+    done = cells_done(study, keys)
     if done:
         write_cells(study.path)
         draw(study.path, study.path.with_suffix(".png"))
         print(f"\nwrote {study.path.stem}.json, .csv and .png to {study.path.parent}")
-    if done < len(keys):
-        print(f"{done} of {len(keys)} cells are done: run the same command again for the others")
-    if stale := study.stale():
-        print(f"{stale} cells were kept from other code than is here now: --fresh computes them again")
+    say_what_is_left(study, keys)
     return done > 0
 
 
-def script(main: Callable[[Any], None], options: type, doc: str | None) -> None:
-    """Runs a script from the command line; what it is asked wrongly ends in one line."""
-    try:
-        main(tyro.cli(options, description=doc))
-    except (DataError, ValueError) as error:
-        sys.exit(f"error: {error}")
+def cells_done(study: Study, keys: Sequence[Key]) -> int:
+    """How many of these cells have been computed."""
+    return sum(study.cell(key) is not None for key in keys)
+
+
+def say_what_is_left(study: Study, keys: Sequence[Key]) -> None:
+    """Says how many cells are missing, and how many were kept from other code."""
+    if (done := cells_done(study, keys)) < len(keys):
+        print(f"{done} of {len(keys)} cells are done: run the same command again for the others")
+    if stale := study.stale():
+        print(f"{stale} cells were kept from other code than is here now: --fresh computes them again")
 
 
 def budget(options: Any) -> float | None:

@@ -26,10 +26,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from cells import Key, Study, current
+from command_line import script
 from data import TEST_ROWS, Source, draws, logging_names, logging_rule
 from learners import Learners, setting_from
 from one_log import draw_log, key_of, lambdas_of
-from studies import StudyOptions, budget, script, smaller
+from studies import StudyOptions, budget, smaller
 
 from jrouter.inference import standard_error
 from jrouter.io.results import text_table

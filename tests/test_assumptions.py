@@ -27,8 +27,8 @@ import assumption_page  # noqa: E402 (scripts are no package)
 import assumption_programs as programs  # noqa: E402
 import assumptions  # noqa: E402
 import cells  # noqa: E402
+import command_line  # noqa: E402
 import sessions  # noqa: E402
-import studies  # noqa: E402
 import violations  # noqa: E402
 from assumption_analyses import Analyses, Found, Learned, Values, summary  # noqa: E402
 from assumption_cells import VIOLATIONS  # noqa: E402
@@ -349,7 +349,7 @@ def test_the_study_runs_resumes_and_agrees_with_itself(tmp_path, capsys, monkeyp
 def test_misuse_ends_in_one_line(arguments, message, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["assumptions.py", "--out", str(tmp_path), *arguments])
     with pytest.raises(SystemExit) as stop:
-        studies.script(assumptions.main, assumptions.Options, assumptions.__doc__)
+        command_line.script(assumptions.main, assumptions.Options, assumptions.__doc__)
     text = stop.value.code
     assert isinstance(text, str) and text.startswith("error: ") and "\n" not in text and message in text
     assert os.listdir(tmp_path) == []

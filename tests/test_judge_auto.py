@@ -24,6 +24,7 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
 import cells  # noqa: E402 (scripts are no package)
+import command_line  # noqa: E402
 import data  # noqa: E402
 import judge_auto  # noqa: E402
 import judgement  # noqa: E402
@@ -307,7 +308,7 @@ def test_the_file_is_not_written_all_the_time(tmp_path, monkeypatch):
 def test_misuse_ends_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["judge_auto", "--methods", "magic", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
-        studies.script(judge_auto.main, judge_auto.Options, judge_auto.__doc__)
+        command_line.script(judge_auto.main, judge_auto.Options, judge_auto.__doc__)
     assert "--methods: unknown 'magic'" in str(stop.value.code) and os.listdir(tmp_path) == []
 
 
@@ -371,7 +372,7 @@ def test_claims_are_read_from_the_file_alone(tmp_path, capsys):
 def test_missing_results_are_named_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["paper_claims", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
-        studies.script(paper_claims.main, paper_claims.Options, paper_claims.__doc__)
+        command_line.script(paper_claims.main, paper_claims.Options, paper_claims.__doc__)
     text = str(stop.value.code)
     assert text.startswith("error: ") and "judge_auto.json is missing" in text and "\n" not in text
 

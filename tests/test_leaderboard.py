@@ -23,14 +23,14 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
 import cells  # noqa: E402 (scripts are no package)
+import command_line  # noqa: E402
 import data  # noqa: E402
 import leaderboard  # noqa: E402
 import leaderboard_cells  # noqa: E402
 import leaderboard_figure  # noqa: E402
 import leaderboard_ranking  # noqa: E402
-import query_batches  # noqa: E402
 import learners  # noqa: E402
-import studies  # noqa: E402
+import query_batches  # noqa: E402
 from leaderboard_ranking import Block  # noqa: E402
 
 # AUC of C4.5, with m, with cf, with both, on 14 data sets: Demsar (2006), table 6. The .9751 is printed as .975, and
@@ -388,7 +388,7 @@ def test_a_method_that_gives_no_number_is_named(tmp_path, quick, monkeypatch):
 def test_misuse_ends_in_one_line(tmp_path, monkeypatch, arguments, message):
     monkeypatch.setattr(sys, "argv", ["leaderboard", *arguments, "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
-        studies.script(leaderboard.main, leaderboard.Options, leaderboard.__doc__)
+        command_line.script(leaderboard.main, leaderboard.Options, leaderboard.__doc__)
     text = str(stop.value.code)
     assert text.startswith("error: ") and message in text and "\n" not in text and os.listdir(tmp_path) == []
 

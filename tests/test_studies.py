@@ -27,12 +27,12 @@ sys.path.insert(0, str(EXPERIMENTS))
 import ablate_embedding  # noqa: E402 (scripts are no package)
 import ablate_nuisances  # noqa: E402
 import cells  # noqa: E402
+import command_line  # noqa: E402
 import data  # noqa: E402
 import learners  # noqa: E402
 import learning_curve  # noqa: E402
 import one_log  # noqa: E402
 import stress_logging  # noqa: E402
-import studies  # noqa: E402
 import tune_auto  # noqa: E402
 
 SMALL = ["--n", "60", "--dim", "6", "--models", "3", "--seeds", "1", "--lambdas", "0,100", "--regime", "linear"]
@@ -550,7 +550,7 @@ def test_misuse_ends_in_one_line(script, arguments, message, tmp_path, monkeypat
     methods = [] if "--methods" in arguments else ["--methods", "best_single"]
     monkeypatch.setattr(sys, "argv", sys.argv + methods)
     with pytest.raises(SystemExit) as stop:
-        studies.script(module.main, module.Options, module.__doc__)
+        command_line.script(module.main, module.Options, module.__doc__)
     text = stop.value.code
     assert isinstance(text, str) and text.startswith("error: ") and "\n" not in text and message in text
     assert os.listdir(tmp_path) == []
