@@ -162,7 +162,6 @@ def cascade(config: CascadeConfig = CascadeConfig()) -> Cascade:
         Policy(_no_policy),
         config,
         full_feedback=True,
-        smooth=False,
         outcomes=lambda params, table, lambdas: chain_outcomes(params, checks(params, table), table, lambdas),
     )
 
