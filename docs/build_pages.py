@@ -3,8 +3,8 @@
     pip install -e ".[docs]" && python docs/build_pages.py --out site      # open site/index.html; half a minute
 
 Nothing on the pages comes from elsewhere. It fails, with a line for each fault and without a folder, where pdoc
-warns, where a public name of jrouter has no docstring or explains other parameters than it has, where the module of
-a public name is not in `contents.MODULES`, and where a link leads nowhere.
+warns, where a public name of jrouter has no docstring or explains other parameters than it has, where a module of
+`contents.MODULES` is not there, and where a link leads nowhere.
 """
 
 import argparse
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def subjects() -> dict[str, list[str]]:
-    """Full names of the modules under each heading.
+    """Full names of the modules under each heading; at last those of public names that have none.
 
     Raises:
       ValueError: where there is no such module.
@@ -48,17 +48,21 @@ def subjects() -> dict[str, list[str]]:
             if not names:
                 raise ValueError(f"docs/contents.py, {subject}: there is no module jrouter.{pattern}")
             found[subject] += names
-    return found
+    listed = {name for names in found.values() for name in names}
+    public = {what.__module__ for what in _public().values()}
+    return found | ({"Further modules": sorted(public - listed)} if public - listed else {})
 
 
-def public_faults(modules: list[str]) -> Iterator[str]:
-    """What is wrong with the docstrings of public names, and which of them have no module among the pages."""
-    for name in jrouter.__all__:
-        what: Any = getattr(jrouter, name)
-        if inspect.isfunction(what) or inspect.isclass(what):
-            yield from faults(f"jrouter.{name}", what, public=True)
-            if what.__module__ not in modules:
-                yield f"jrouter.{name}: its module {what.__module__} is not in docs/contents.py"
+def public_faults() -> Iterator[str]:
+    """What is wrong with the docstrings of public names."""
+    for name, what in _public().items():
+        yield from faults(f"jrouter.{name}", what, public=True)
+
+
+def _public() -> dict[str, Any]:
+    """Functions and classes that `jrouter` exports."""
+    every = {name: getattr(jrouter, name) for name in jrouter.__all__}
+    return {name: what for name, what in every.items() if inspect.isfunction(what) or inspect.isclass(what)}
 
 
 def build(out: Path, source_url: str | None) -> list[str]:
@@ -69,7 +73,7 @@ def build(out: Path, source_url: str | None) -> list[str]:
 
     by_subject = subjects()
     modules = [name for names in by_subject.values() for name in names]
-    wrong = list(public_faults(modules))
+    wrong = list(public_faults())
     pages = {source: make_page(ROOT, source, f"{file}.html", label, to_html) for source, (file, label) in PAGES.items()}
     wrong += linked(pages, modules_by_path(ROOT, ["jrouter", *modules]), ROOT, out, source_url)
 

@@ -20,7 +20,8 @@ MODULES = {
     "Commands and serving": "app app.cli app.diagnose app.fit app.evaluate app.calibrate app.plan app.pool app.route "
     "app.export app.service app.litellm_strategy",
 }
-"""Modules of jrouter by heading, `*` for all in a folder. Those of no interest outside the package are left out."""
+"""Modules of jrouter by heading, `*` for all in a folder. Rooms that only the package uses are left out; a module that
+defines a public name and is not here stands under a heading of its own, the last."""
 
 PAGES = {
     "README.md": ("tour", "Tour"),

@@ -111,7 +111,7 @@ def dangling(site: Path) -> list[str]:
     anchors = {file: set(re.findall(r'\bid="([^"]*)"', page)) for file, page in pages.items()}
     wrong = set()
     for file, page in pages.items():
-        shown = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
+        shown = re.sub(r"(<script\b[^>]*>).*?</script>", r"\1", page, flags=re.DOTALL)
         for kind, address in re.findall(r'<[^>]*?\b(href|src)="([^"]*)"', shown):
             target, anchor = _split(html.unescape(address))
             if re.match(r"[a-z]+:|//", address):
