@@ -14,7 +14,7 @@ import numpy as np
 from jrouter import logging_policies, synthetic
 from jrouter.encoders.load import load_encoder
 from jrouter.interval import PAPER_LAMBDAS, lambda_grid
-from jrouter.io.columns import DataError
+from jrouter.io.errors import DataError
 from jrouter.io.tables import file_digest, read_table
 from jrouter.logging_policies import LoggingPolicy
 from jrouter.nuisances.crossfit import NuisanceConfig, fit_nuisances

@@ -14,7 +14,8 @@ from data import Source
 from jrouter.encoders.encode import Encoder
 from jrouter.encoders.load import load_encoder
 from jrouter.encoders.tensors import EncoderError
-from jrouter.io.columns import PARQUET, DataError
+from jrouter.io.columns import PARQUET
+from jrouter.io.errors import DataError
 from jrouter.io.prices import read_prices
 from jrouter.io.published import Incomplete
 from jrouter.io.routerbench import fetch_routerbench, read_routerbench

@@ -35,8 +35,8 @@ from jrouter.honest_value import cross_fitted_value, honest_best, split_best
 from jrouter.inference import simultaneous_interval, time_blocks, wald_interval
 from jrouter.interval import interpolate, lambda_grid
 from jrouter.io.checkpoint import CheckpointError
-from jrouter.io.columns import DataError
 from jrouter.io.contract import Contract, read_contract
+from jrouter.io.errors import DataError
 from jrouter.io.ingest import ingest
 from jrouter.io.logs import read_log
 from jrouter.io.prices import read_prices

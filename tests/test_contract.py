@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from jrouter.io.columns import DataError
 from jrouter.io.contract import Contract, choose_columns, read_contract
+from jrouter.io.errors import DataError
 
 WHOLE = """
 adapter = "litellm_spend"

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jrouter.io.clean_parts import Fingerprint
-from jrouter.io.columns import DataError
 from jrouter.io.contract import Contract
+from jrouter.io.errors import DataError
 from jrouter.io.ingest import ingest
 from jrouter.io.logs import read_log
 from jrouter.io.record_stream import ROWS

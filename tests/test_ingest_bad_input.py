@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jrouter.io.columns import DataError
 from jrouter.io.contract import Contract
+from jrouter.io.errors import DataError
 from jrouter.io.ingest import ingest
 from jrouter.io.logs import read_log
 

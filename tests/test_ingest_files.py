@@ -17,8 +17,8 @@ from pyarrow import fs
 
 from jrouter.io import locations
 from jrouter.io.clean_parts import PartWriter
-from jrouter.io.columns import DataError
 from jrouter.io.contract import Contract
+from jrouter.io.errors import DataError
 from jrouter.io.ingest import ingest
 from jrouter.io.locations import find_files
 from jrouter.io.logs import read_log
@@ -156,7 +156,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
 STOPPED = """
 import resource, signal, sys, time
 from test_ingest_files import table
-from jrouter.io.columns import DataError
+from jrouter.io.errors import DataError
 from jrouter.io.ingest import ingest
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

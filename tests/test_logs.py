@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jrouter.io.columns import DataError
+from jrouter.io.errors import DataError
 from jrouter.io.logs import read_log
 from jrouter.io.write_log import write_log
 from jrouter.types import LoggedData

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jrouter.io.columns import DataError
+from jrouter.io.errors import DataError
 from jrouter.io.pickles import ALLOWED, read_pickle
 
 pd = pytest.importorskip("pandas", reason="pandas writes the files that are read here")

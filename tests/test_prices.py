@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jrouter.io.columns import DataError
+from jrouter.io.errors import DataError
 from jrouter.io.prices import HEADER, SHIPPED, Price, priced, read_prices
 
 SPROUT = {

@@ -15,7 +15,7 @@ import pytest
 
 from jrouter.encoders.load import load_encoder
 from jrouter.encoders.tensors import EncoderError
-from jrouter.io.columns import DataError
+from jrouter.io.errors import DataError
 from jrouter.io.tables import file_digest
 from jrouter.types import Nuisances
 

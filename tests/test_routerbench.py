@@ -9,7 +9,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from jrouter.io.columns import DataError
+from jrouter.io.errors import DataError
 from jrouter.io.routerbench import carrot_split, fetch_routerbench, read_routerbench
 from jrouter.io.tables import read_table
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jrouter.io.columns import DataError
+from jrouter.io.errors import DataError
 from jrouter.io.prices import Price
 from jrouter.io.sprout import fetch_sprout, read_sprout
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jrouter.io.columns import DataError
+from jrouter.io.errors import DataError
 from jrouter.io.logs import read_log
 from jrouter.io.read_ahead import READ_AHEAD, read_ahead
 from jrouter.io.stream import _even, open_log

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jrouter.io.columns import DataError
+from jrouter.io.errors import DataError
 from jrouter.io.tables import file_digest, read_table, read_texts
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

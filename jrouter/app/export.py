@@ -11,7 +11,7 @@ import numpy as np
 
 from jrouter.app.options import MaybeFolder, Name, RouterFolder
 from jrouter.app.terminal import check_writable
-from jrouter.io.columns import DataError
+from jrouter.io.errors import DataError
 from jrouter.io.export import PLATFORMS, SUFFIX, beside, exported, load_exported, parity, serialised
 from jrouter.io.replace import replace_bytes, replace_whole
 from jrouter.router import Router

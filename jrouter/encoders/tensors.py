@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jrouter.io.columns import listed
+from jrouter.io.errors import listed
 
 
 class EncoderError(ValueError):

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from jrouter.io.adapters import ADAPTERS, Adapter
-from jrouter.io.columns import DataError, listed
 from jrouter.io.contract import KEPT, TOKENS
+from jrouter.io.errors import DataError, listed
 from jrouter.io.raw_columns import as_column
 from jrouter.io.record_stream import Batch, Broken
 

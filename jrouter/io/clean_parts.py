@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jrouter.io.columns import DataError, describe, is_list, is_text
+from jrouter.io.columns import is_list, is_text
 from jrouter.io.contract import KEPT
+from jrouter.io.errors import DataError, describe
 from jrouter.io.raw_columns import nulls
 from jrouter.io.record_stream import ROWS
 from jrouter.io.replace import take_place

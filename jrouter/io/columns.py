@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jrouter.io.errors import DataError, describe, listed, sentence, shown
+
 PARQUET, CSV, JSON_LINES = (".parquet", ".pq"), (".csv", ".csv.gz"), (".jsonl", ".ndjson", ".json")
 LARGEST = float(np.finfo(np.float32).max)  # public arrays are float32
 
@@ -21,35 +23,6 @@ Embed = Callable[[list[str]], np.ndarray]
 """[n] texts -> [n, d] embeddings, as `Encoder.encode`."""
 Choose = Callable[[list[str], str], dict[str, str]]
 """Given the columns of a file and its path, says which to read: our name -> the file's name."""
-
-
-class DataError(ValueError):
-    """A file that does not hold what it should: one sentence with its path, row and column."""
-
-
-def describe(file: str, problem: str, row: int | None = None, column: str | None = None) -> DataError:
-    """Returns the error that says `problem` of one file, data row (from 0) and column.
-
-    >>> describe("log.csv", "found -1.0, expected a cost of at least 0", 17, "cost")
-    DataError("log.csv, row 17, column 'cost': found -1.0, expected a cost of at least 0.")
-    """
-    place = file + ("" if row is None else f", row {row}") + ("" if column is None else f", column '{column}'")
-    return DataError(f"{place}: {problem}.".replace("\n", "\\n"))
-
-
-def listed(names: Sequence[str]) -> str:
-    """Returns names as an error lists them."""
-    return ", ".join(repr(name) for name in names) or "none"
-
-
-def shown(value: Any) -> str:
-    """Returns a value, of Python or pyarrow, as an error shows it: cut short where it is long."""
-    try:
-        value = value.as_py() if isinstance(value, pa.Scalar) else value
-    except UnicodeDecodeError:
-        return "text that is not UTF-8"
-    text = "null" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -333,8 +306,3 @@ def python_column(values: Sequence[Any], column: str, file: str, from_pandas: bo
                     file, f"{text}, expected one type in all rows; correct or drop the row", row, column
                 ) from None
         raise describe(file, f"cannot be read: {sentence(problem)}; correct the column", column=column) from None
-
-
-def sentence(problem: Exception) -> str:
-    """Returns the first line of what another library complains of, without its full stop."""
-    return (str(problem).splitlines() or [type(problem).__name__])[0].rstrip(". ")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from jrouter.io.columns import DataError, describe, listed, pick_embedding
+from jrouter.io.columns import pick_embedding
+from jrouter.io.errors import DataError, describe, listed
 from jrouter.io.locations import is_address
 
 KEPT = (

@@ -18,20 +18,8 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from jrouter.io.columns import (
-    CSV,
-    PARQUET,
-    Choose,
-    DataError,
-    Source,
-    chosen_columns,
-    describe,
-    listed,
-    make_source,
-    python_column,
-    sentence,
-    shown,
-)
+from jrouter.io.columns import CSV, PARQUET, Choose, Source, chosen_columns, make_source, python_column
+from jrouter.io.errors import DataError, describe, listed, sentence, shown
 
 BLOCK = 1 << 24  # bytes that pyarrow parses at a time; a row has to fit in one
 

@@ -9,8 +9,9 @@ import pyarrow as pa
 from pyarrow import fs
 
 from jrouter.io.clean_parts import PartWriter, check_target, folder_replaced, read_parts, write_report
-from jrouter.io.columns import Embed, describe, embedded
+from jrouter.io.columns import Embed, embedded
 from jrouter.io.contract import Contract
+from jrouter.io.errors import describe
 from jrouter.io.log_facts import LogFacts
 from jrouter.io.log_pieces import LogSource, find_source
 from jrouter.io.log_reading import Progress, Reading

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from jrouter.io.adapted_rows import adapt, find_adapter
-from jrouter.io.columns import LARGEST, describe, listed
+from jrouter.io.columns import LARGEST
 from jrouter.io.contract import Contract
+from jrouter.io.errors import describe, listed
 from jrouter.io.locations import DataFile, find_files
 from jrouter.io.raw_columns import Read, numbers, texts
 from jrouter.io.record_stream import SUFFIXES, read_batches

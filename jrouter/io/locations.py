@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pyarrow as pa
 from pyarrow import fs
 
-from jrouter.io.columns import describe, listed, sentence
+from jrouter.io.errors import describe, listed, sentence
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 
-from jrouter.io.columns import listed
+from jrouter.io.errors import listed
 from jrouter.io.row_checks import OPTIONAL
 
 FEW_ROWS = 20

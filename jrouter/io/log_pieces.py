@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from jrouter.io.adapted_rows import adapt, find_adapter
-from jrouter.io.columns import CSV, PARQUET, DataError, describe, listed
+from jrouter.io.columns import CSV, PARQUET
 from jrouter.io.contract import TOKENS, Contract, choose_columns
+from jrouter.io.errors import DataError, describe, listed
 from jrouter.io.locations import DataFile, find_files
 from jrouter.io.record_stream import SUFFIXES, Batch, Broken, memory_batches, read_batches
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jrouter.io.columns import describe, listed, shown
 from jrouter.io.contract import Contract
+from jrouter.io.errors import describe, listed, shown
 from jrouter.io.join_scores import Scores, read_scores
 from jrouter.io.log_facts import LogFacts, doubts, incomplete, share, some
 from jrouter.io.log_pieces import LogSource, Piece

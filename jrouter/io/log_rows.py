@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from jrouter.io.columns import Embed, Source, embedded, is_text, listed, places, shown, trimmed
+from jrouter.io.columns import Embed, Source, embedded, is_text, places, trimmed
+from jrouter.io.errors import listed, shown
 
 SMALLEST = float(np.finfo(np.float32).tiny)  # so that a probability and one over it are float32
 

@@ -18,15 +18,13 @@ from jrouter.io.columns import (
     Embed,
     Source,
     chosen_columns,
-    describe,
     equal_ids,
-    listed,
     make_source,
     pick_embedding,
     python_column,
     query_groups,
-    shown,
 )
+from jrouter.io.errors import describe, listed, shown
 from jrouter.io.files import read_files
 from jrouter.io.log_rows import elapsed, parse_rows
 from jrouter.types import LoggedData

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jrouter.io.columns import Choose, DataError, Source, chosen_columns, describe, make_source, python_column, sentence
+from jrouter.io.columns import Choose, Source, chosen_columns, make_source, python_column
+from jrouter.io.errors import DataError, describe, sentence
 from jrouter.io.files import check_file
 
 PICKLE = (".pkl", ".pickle", ".pkl.gz", ".pickle.gz")

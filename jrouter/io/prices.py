@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jrouter.io.columns import CSV, DataError, describe, listed
+from jrouter.io.columns import CSV
+from jrouter.io.errors import DataError, describe, listed
 from jrouter.io.files import read_files
 
 SHIPPED = Path(__file__).with_name("prices.csv")

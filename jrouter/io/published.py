@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jrouter.io.columns import Source, describe, listed, query_groups, sentence
+from jrouter.io.columns import Source, query_groups
+from jrouter.io.errors import describe, listed, sentence
 from jrouter.io.tables import FINITE_COST, FINITE_SCORE, outcomes, texts
 from jrouter.types import BenchmarkTable
 

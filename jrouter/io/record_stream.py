@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jrouter.io.columns import CSV, JSON_LINES, PARQUET, DataError, describe, shown
+from jrouter.io.columns import CSV, JSON_LINES, PARQUET
+from jrouter.io.errors import DataError, describe, shown
 from jrouter.io.files import unreadable
 from jrouter.io.locations import DataFile
 from jrouter.io.raw_columns import as_column

@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 import pyarrow.compute as pc
 
-from jrouter.io.columns import CSV, PARQUET, describe, listed
+from jrouter.io.columns import CSV, PARQUET
+from jrouter.io.errors import describe, listed
 from jrouter.io.files import check_file, read_files
 from jrouter.io.pickles import PICKLE, read_pickle
 from jrouter.io.published import Incomplete, PublishedTable, check_choice, fetch, make_published

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jrouter.encoders.tensors import EncoderError
-from jrouter.io.columns import LARGEST, places, shown
+from jrouter.io.columns import LARGEST, places
 from jrouter.io.contract import KEPT, TOKENS
+from jrouter.io.errors import shown
 from jrouter.io.join_scores import Scores
 from jrouter.io.log_rows import SMALLEST
 from jrouter.io.prices import Price

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from jrouter.io.columns import PARQUET, Source, describe, listed, make_source
+from jrouter.io.columns import PARQUET, Source, make_source
+from jrouter.io.errors import describe, listed
 from jrouter.io.files import check_file, same_columns, unreadable
 from jrouter.io.prices import Price, priced, read_prices
 from jrouter.io.published import Incomplete, PublishedTable, check_choice, fetch, make_published

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from jrouter.hashing import mix, row_keys
-from jrouter.io.columns import PARQUET, Source, chosen_columns, describe, listed, make_source
+from jrouter.io.columns import PARQUET, Source, chosen_columns, make_source
+from jrouter.io.errors import describe, listed
 from jrouter.io.files import check_file, list_files, same_columns, unreadable
 from jrouter.io.log_rows import Parsed, parse_rows
 from jrouter.io.logs import chooser

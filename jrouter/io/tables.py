@@ -12,19 +12,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from jrouter.io.columns import (
-    CSV,
-    JSON_LINES,
-    PARQUET,
-    DataError,
-    Embed,
-    Source,
-    describe,
-    embedded,
-    listed,
-    pick_embedding,
-    query_groups,
-)
+from jrouter.io.columns import CSV, JSON_LINES, PARQUET, Embed, Source, embedded, pick_embedding, query_groups
+from jrouter.io.errors import DataError, describe, listed
 from jrouter.io.files import read_files
 from jrouter.types import BenchmarkTable
 

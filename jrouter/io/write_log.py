@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from jrouter.io.columns import CSV, PARQUET, describe
+from jrouter.io.columns import CSV, PARQUET
+from jrouter.io.errors import describe
 from jrouter.types import LoggedData
 
 

@@ -11,7 +11,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from jrouter.io.columns import listed, shown
+from jrouter.io.errors import listed, shown
 
 Record = Mapping[str, Any]
 Path = str | tuple[str, ...]
