@@ -94,12 +94,15 @@ class Runner:
         self._sizes, self._lambdas = {"rows": rows + spare, "test": test}, lambdas
         self._rows = rows
         self._base = make_world(regime, dim=dim, n_models=BASE_MODELS)
-        self._learners = Learners(fast=fast)
+        self._fast = fast
         self.setting = lru_cache(maxsize=1)(self._setting)
         self.full = lru_cache(maxsize=4)(self._full)
         self.without = lru_cache(maxsize=2)(self._without)
 
     def _setting(self, models: int, seed: int) -> Setting:
+        # Hardly a program serves two logs, as their lengths differ, and thousands are more than a process may map.
+        self._learners = Learners(fast=self._fast)
+        jax.clear_caches()
         world = relatives(self._base, jax.random.key(5), n_models=models)
         table, test = draw_tables(world, seed, **self._sizes)
         places = jnp.arange(table.score.shape[0])
