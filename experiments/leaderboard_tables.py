@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from table_text import hundredfold, interval
+
 ALWAYS = ("rm_auto", "best_single", "logging_policy", "random")
 """Shown on the first page wherever they stand."""
 FIRST = 10
@@ -16,7 +18,7 @@ def name_of(one: dict[str, Any]) -> str:
 def utility_of(one: dict[str, Any]) -> str:
     """Mean utility x 100, with half of its 95% interval."""
     utility = one["utility"]
-    return f"{100 * utility['estimate']:.1f} ± {50 * (utility['high'] - utility['low']):.1f}"
+    return f"{hundredfold(utility['estimate'])} ± {hundredfold((utility['high'] - utility['low']) / 2)}"
 
 
 def rank_of(one: dict[str, Any]) -> str:
@@ -35,13 +37,11 @@ def whole_table(ranking: dict[str, Any]) -> str:
         gain = one["less_next"]
         cells = [
             utility_of(one),
-            "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * gain[end] for end in ("estimate", "low", "high")))
-            if gain
-            else "",
+            interval(gain) if gain else "",
             one["against_next"] or "",
             rank_of(one),
             *(str(one[name]) for name in ("better_than", "worse_than")),
-            f"{100 * one['aiq']:.1f}",
+            hundredfold(one["aiq"]),
             "" if one["apgr"] is None else f"{one['apgr']:.2f}",
             f"{one['seconds']:.1f}",
         ]
@@ -53,9 +53,8 @@ def short_table(ranking: dict[str, Any]) -> str:
     """The best with full feedback, the first of those without, and what a team would do otherwise."""
     full = next((one["method"] for one in ranking["methods"] if one["full_feedback"]), None)
     first = [one["method"] for one in ranking["methods"] if not one["full_feedback"]][:FIRST]
-    others = len(ranking["methods"]) - 1
     lines = [
-        f"| method | utility | mean rank of {others + 1} | better than | worse than |",
+        f"| method | utility | mean rank of {len(ranking['methods'])} | better than | worse than |",
         "|---|---:|---:|---:|---:|",
     ]
     for one in ranking["methods"]:

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from cells import Estimate, Key, select, values_of
+from judgement import points
 from pool_figure import against, change
 
 METHODS = ("plug_in", "rm_softmax", "rm_softmax_masks")
 
 
 def _points(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return ""
-    return f"{100 * estimate.mean:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
+    return "" if estimate is None else points(estimate, 1)
 
 
 def _seconds(cells: Sequence[dict[str, Any]], of: Key) -> str:

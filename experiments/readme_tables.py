@@ -5,10 +5,14 @@ python experiments/readme_tables.py            # rewrites them between their mar
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from assumption_page import TABLES as ASSUMPTION_TABLES
 from auto_tables import hindsight_table, judge_table, targets_table, tuning_table
+from cells import current
+from data import RESULTS
 from inference_tables import (
     confounding_table,
     coverage_table,
@@ -17,6 +21,7 @@ from inference_tables import (
     power_table,
     price_table,
 )
+from leaderboard_tables import short_table, whole_table
 from method_tables import (
     claim_table,
     claims_table,
@@ -26,7 +31,8 @@ from method_tables import (
     slopes_table,
     variant_table,
 )
-from table_text import hundredfold, interval, load
+from pool_tables import add_table, prune_table, restrict_table
+from table_text import load
 
 from jrouter.io.results import replace_whole
 
@@ -40,29 +46,14 @@ PAGES = (
 )
 
 
-def leaderboard_table() -> str:
-    """Every method over the leaderboard's blocks: utility, what it gains on the next, ranks; curves and time."""
-    lines = [
-        "| method | utility | less the next | against it | mean rank | better than | worse than | AIQ x 100 | APGR "
-        "| seconds |",
-        "|---|---:|---:|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    (ranking,) = load("leaderboard_ranking")
-    for one in ranking["methods"]:
-        utility, rank, gain = one["utility"], one["rank"], one["less_next"]
-        star = "\\*" if one["full_feedback"] else ""
-        cells = [
-            f"{hundredfold(utility['estimate'])} ± {hundredfold((utility['high'] - utility['low']) / 2)}",
-            interval(gain) if gain else "",
-            one["against_next"] or "",
-            f"{rank['estimate']:.1f} [{rank['low']:.1f}, {rank['high']:.1f}]",
-            *(str(one[name]) for name in ("better_than", "worse_than")),
-            hundredfold(one["aiq"]),
-            "" if one["apgr"] is None else f"{one['apgr']:.2f}",
-            f"{one['seconds']:.1f}",
-        ]
-        lines.append(f"| `{one['method']}`{star} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def ranking() -> Any:
+    """The leaderboard's ranking."""
+    return load("leaderboard_ranking")[0]
+
+
+def of_pools(table: Callable[[Any], str]) -> Callable[[], str]:
+    """A table of pools' cells."""
+    return lambda: table(current(RESULTS / "pools.json"))
 
 
 TABLES = {
@@ -85,7 +76,11 @@ TABLES = {
     "learning": lambda: variant_table("learning_curve", "n"),
     "slopes": slopes_table,
     "tuning": tuning_table,
-    "leaderboard": leaderboard_table,
+    "leaderboard": lambda: whole_table(ranking()),
+    "leaderboard_short": lambda: short_table(ranking()),
+    "pools_prune": of_pools(prune_table),
+    "pools_restrict": of_pools(restrict_table),
+    "pools_add": of_pools(add_table),
     "confounding": confounding_table,
     **ASSUMPTION_TABLES,
     **benchmark_tables.TABLES,
