@@ -12,8 +12,8 @@ import numpy as np
 from data import Source
 
 from jrouter.encoders.encode import Encoder
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.load import load_encoder
-from jrouter.encoders.tensors import EncoderError
 from jrouter.io.columns import PARQUET
 from jrouter.io.errors import DataError
 from jrouter.io.prices import read_prices

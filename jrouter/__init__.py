@@ -13,8 +13,8 @@ from jrouter.compiled_decisions import Decision
 from jrouter.counterfactual import counterfactual_scores
 from jrouter.diagnostics import Diagnosis, diagnose
 from jrouter.encoders.encode import Encoder
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.load import load_encoder
-from jrouter.encoders.tensors import EncoderError
 from jrouter.encoders.texts import last_question, last_turns
 from jrouter.estimators import (
     augmented,

@@ -13,9 +13,9 @@ import numpy as np
 
 from jrouter.assessment import from_plain
 from jrouter.encoders.encode import Encoder
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.load import load_encoder_of
 from jrouter.encoders.spec import EncoderSpec
-from jrouter.encoders.tensors import EncoderError
 from jrouter.io import checkpoint
 from jrouter.io.checkpoint import CheckpointError
 from jrouter.methods import METHODS, build_method

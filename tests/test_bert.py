@@ -11,7 +11,7 @@ import pytest
 from jrouter.encoders.activations import ACTIVATIONS
 from jrouter.encoders.attention import attend, mask_bias
 from jrouter.encoders.bert import Bert, bert_config, bert_params
-from jrouter.encoders.tensors import EncoderError
+from jrouter.encoders.errors import EncoderError
 
 SETTINGS = {
     "model_type": "bert",

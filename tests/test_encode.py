@@ -24,10 +24,10 @@ from test_tokens import minilm, save_tokenizer
 
 from jrouter.encoders.batches import count_shapes
 from jrouter.encoders.encode import Encoder
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.load import load_encoder, load_encoder_of
 from jrouter.encoders.pooling import last_token_pool, mean_pool, unit_norm
 from jrouter.encoders.spec import EncoderSpec
-from jrouter.encoders.tensors import EncoderError
 from jrouter.encoders.tokens import load_tokeniser
 from jrouter.encoders.weights import load_pretrained
 

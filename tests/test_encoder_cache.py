@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from jrouter.encoders.cache import EmbeddingCache, digest, text_keys
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.load import load_encoder
-from jrouter.encoders.tensors import EncoderError
 
 IDENTITY = "an encoder"
 TEXTS = ["a", "", "naïve 🙂", "b" * 10_000]

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.llama import Llama, llama_config, llama_params
 from jrouter.encoders.rotary import Llama3Scaling, Rotary, frequencies, rotary_config, rotate
-from jrouter.encoders.tensors import EncoderError
 
 SETTINGS = {
     "model_type": "llama",

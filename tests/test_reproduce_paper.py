@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.load import load_encoder
-from jrouter.encoders.tensors import EncoderError
 from jrouter.io.errors import DataError
 from jrouter.io.tables import file_digest
 from jrouter.types import Nuisances

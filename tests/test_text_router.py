@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.load import load_encoder
-from jrouter.encoders.tensors import EncoderError
 from jrouter.io.checkpoint import CheckpointError
 from jrouter.io.logs import read_log
 from jrouter.router import Router

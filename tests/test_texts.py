@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jrouter.encoders.tensors import EncoderError
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.texts import last_question, last_turns, valid_texts
 
 TABLE = Path(__file__).parents[2] / "shared" / "data" / "routerbench_3tasks.parquet"

@@ -17,8 +17,9 @@ from test_bert import random_batch, random_tensors
 from test_llama import SETTINGS as LLAMA
 
 from jrouter.encoders.bert import bert_config, bert_params
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.pooling import POOLINGS, mean_pool, unit_norm
-from jrouter.encoders.tensors import EncoderError, TensorFiles
+from jrouter.encoders.tensors import TensorFiles
 from jrouter.encoders.weights import ARCHITECTURES, load_pretrained
 
 TABLE = Path(__file__).parents[2] / "shared" / "data" / "routerbench_3tasks.parquet"

@@ -43,7 +43,7 @@ from typing import Any
 
 from jrouter.app.litellm_deployments import Deployment, id_of, listed_healthy, names_of, weighted, without
 from jrouter.app.service import Service
-from jrouter.encoders.tensors import EncoderError
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.texts import last_turns
 from jrouter.io.adapters.litellm import ALLOWED_MODELS, LAMBDA, MODEL, PROPENSITY, ROUTER
 from jrouter.router import Router

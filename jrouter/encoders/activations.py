@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jrouter.encoders.tensors import EncoderError
+from jrouter.encoders.errors import EncoderError
 from jrouter.types import Array
 
 

@@ -12,9 +12,10 @@ from jax.typing import DTypeLike
 
 from jrouter.encoders.activations import ACTIVATIONS, check_activation
 from jrouter.encoders.attention import attend, mask_bias
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.layers import Dense, scanned
 from jrouter.encoders.settings import read_fields, refuse
-from jrouter.encoders.tensors import Checkpoint, EncoderError, stacked
+from jrouter.encoders.tensors import Checkpoint, stacked
 from jrouter.types import Array
 
 IGNORED = (r"embeddings\.(position_ids|token_type_ids)", r"(pooler|cls|classifier|qa_outputs)\..*")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jrouter.encoders.tensors import EncoderError
+from jrouter.encoders.errors import EncoderError
 from jrouter.io.replace import replace_bytes, replace_whole
 
 SUFFIX = ".npz"  # a zip: each array comes with its CRC-32, checked when it is read

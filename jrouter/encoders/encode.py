@@ -14,9 +14,9 @@ from jax.sharding import PartitionSpec as P
 
 from jrouter.encoders.batches import Slot, plan
 from jrouter.encoders.cache import EmbeddingCache
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.run import Run, Writer
 from jrouter.encoders.spec import EncoderSpec
-from jrouter.encoders.tensors import EncoderError
 from jrouter.encoders.texts import last_question, last_turns, valid_texts
 from jrouter.hashing import row_keys
 from jrouter.types import Array

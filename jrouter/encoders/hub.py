@@ -4,9 +4,9 @@ import hashlib
 import re
 from pathlib import Path
 
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.sentence import read_sentence
 from jrouter.encoders.settings import read_json
-from jrouter.encoders.tensors import EncoderError
 
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 UNWANTED = ("onnx/*", "openvino/*", "original/*")

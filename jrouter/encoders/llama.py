@@ -12,10 +12,11 @@ from jax.typing import DTypeLike
 
 from jrouter.encoders.activations import ACTIVATIONS, check_activation
 from jrouter.encoders.attention import attend, mask_bias
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.layers import Dense, scanned
 from jrouter.encoders.rotary import Rotary, frequencies, rotary_config, rotate
 from jrouter.encoders.settings import read_fields
-from jrouter.encoders.tensors import Checkpoint, EncoderError, stacked
+from jrouter.encoders.tensors import Checkpoint, stacked
 from jrouter.types import Array
 
 IGNORED = (r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"rotary_emb\.inv_freq", r"(lm_head|score)\..*")

@@ -14,10 +14,10 @@ from jax.typing import DTypeLike
 
 from jrouter.encoders.batches import Slot, filled, padded
 from jrouter.encoders.encode import Encoder, Kind, Rows
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.hashing import BUCKETS, Hashed, hash_texts, project, projection
 from jrouter.encoders.pooling import POOLINGS, unit_norm
 from jrouter.encoders.spec import EncoderSpec
-from jrouter.encoders.tensors import EncoderError
 from jrouter.encoders.tokens import Tokeniser, load_tokeniser, tokenizer_digest
 from jrouter.encoders.weights import Pretrained, load_pretrained
 from jrouter.types import Array

@@ -8,8 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.settings import read_fields
-from jrouter.encoders.tensors import EncoderError
 from jrouter.types import Array
 
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from jrouter.encoders.batches import Slot
 from jrouter.encoders.cache import EmbeddingCache
-from jrouter.encoders.tensors import EncoderError
+from jrouter.encoders.errors import EncoderError
 from jrouter.types import Array
 
 BLOCK_TEXTS, BLOCK_CHARACTERS = 8192, 2**24

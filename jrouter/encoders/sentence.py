@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.settings import read_json
-from jrouter.encoders.tensors import EncoderError
 
 POOLING_FILE = "1_Pooling/config.json"
 

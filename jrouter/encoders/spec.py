@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
-from jrouter.encoders.tensors import EncoderError
+from jrouter.encoders.errors import EncoderError
 
 VERSION = 1
 """Of what turns texts into tokens or buckets here; raised when the same spec gives other numbers."""

@@ -11,11 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jrouter.encoders.errors import EncoderError
 from jrouter.io.errors import listed
-
-
-class EncoderError(ValueError):
-    """A text encoder that cannot be loaded or run: one sentence that says what is wrong and what to do."""
 
 
 class TensorFiles(Mapping[str, np.ndarray]):

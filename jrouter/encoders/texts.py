@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from jrouter.encoders.tensors import EncoderError
+from jrouter.encoders.errors import EncoderError
 
 INSTRUCTIONS = ("system", "developer")
 """Roles whose messages are no turns: an application gives the same ones with every query."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jrouter.encoders.tensors import EncoderError
+from jrouter.encoders.errors import EncoderError
 
 SIDES = ("right", "left")
 VOCABULARIES = (

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jrouter.encoders.bert import Bert, bert_config, bert_params
+from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.hub import config_file, find_folder, weight_files
 from jrouter.encoders.llama import Llama, llama_config, llama_params
 from jrouter.encoders.sentence import read_sentence
 from jrouter.encoders.settings import read_json
-from jrouter.encoders.tensors import EncoderError, TensorFiles
+from jrouter.encoders.tensors import TensorFiles
 
 __all__ = ["ARCHITECTURES", "Architecture", "EncoderError", "Pretrained", "load_pretrained"]
 

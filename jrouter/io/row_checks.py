@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jrouter.encoders.tensors import EncoderError
+from jrouter.encoders.errors import EncoderError
 from jrouter.io.columns import LARGEST, places
 from jrouter.io.contract import KEPT, TOKENS
 from jrouter.io.errors import shown
