@@ -59,6 +59,7 @@ def bootstrap_log(
 
     Source: Efron (1979); counts as of `resampling.poisson_counts`.
 
+    >>> import jax.numpy as jnp
     >>> log = LoggedData(jnp.zeros((4, 1)), jnp.zeros(4, jnp.int32), jnp.ones(4), jnp.ones(4), models=("a",))
     >>> bootstrap_log(jax.random.key(0), log, lambda log: log.weight.sum(), n_resamples=3).shape
     (3,)
