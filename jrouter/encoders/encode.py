@@ -174,9 +174,15 @@ class Encoder:
                 raise EncoderError(f"cache: {kept.folder} is of another encoder ({kept.identity})")
             rows, found = kept.get(distinct)
         run = Run(
-            self.spec.name, self.kind.rows, self._plan, self._computed, distinct, first_rows, rows,
+            self.spec.name,
+            self.kind.rows,
+            self._plan,
+            lambda rows, slot: self._run(self.kind.pad(rows, slot)),
+            distinct,
+            first_rows,
+            rows,
             writer=None if kept is None else Writer(kept),
-        )  # fmt: skip
+        )
         run.encode(np.flatnonzero(~found), progress)
         self._warn_of_cuts(run)
         self._warn_of_collapse(rows)
@@ -190,8 +196,7 @@ class Encoder:
         devices = 1 if self.mesh is None else self.mesh.size
         return plan(lengths, longest=self.kind.longest, budget=self.token_budget, multiple=devices)
 
-    def _computed(self, rows: list[Any], slot: Slot) -> Array:
-        inputs = self.kind.pad(rows, slot)
+    def _run(self, inputs: Any) -> Array:
         if self.mesh is not None:
             inputs = jax.device_put(inputs, NamedSharding(self.mesh, P(self.mesh.axis_names)))
         return self.program(self.params, inputs)
