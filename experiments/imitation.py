@@ -32,16 +32,7 @@ import matplotlib
 import numpy as np
 from baselines.imitation import labels
 from command_line import script
-from compare_methods import (
-    COLUMNS,
-    REFERENCES,
-    Judged,
-    chosen_methods,
-    csv_rows,
-    print_setting,
-    run_reference,
-    summarise,
-)
+from comparison_results import COLUMNS, csv_rows, print_setting, summarise
 from data import (
     DataOptions,
     Simulation,
@@ -54,7 +45,9 @@ from data import (
     smoke_size,
     sources,
 )
+from known_methods import REFERENCES, chosen_methods
 from learners import NAMED
+from learners_over_seeds import Judged, run_reference
 from one_log import lambdas_of
 from tqdm import tqdm
 

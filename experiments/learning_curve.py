@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from cells import Key, Study, current, select, values_of
 from command_line import script
-from compare_methods import chosen_methods
 from data import Source, logging_names, logging_rule, sources
+from known_methods import chosen_methods
 from learners import Learners, Setting, setting_from
 from one_log import draw_log, lambdas_of
 from studies import (

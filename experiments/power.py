@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from command_line import script
-from compare_methods import chosen_methods
 from data import DataOptions, Source, compiler_options, logging_names, logging_rule, parse_lambdas, smoke_size, sources
+from known_methods import chosen_methods
 from one_log import draw_log, estimate_nuisances, key_of
 from power_figure import power_figure
 from tqdm import tqdm

@@ -44,8 +44,8 @@ from typing import Any, Literal
 
 from cells import Key, Study, current, select, values_of
 from command_line import script
-from compare_methods import PARTS, chosen_methods
 from data import RESULTS, cache_folder, logging_names, logging_rule, parse_lambdas
+from known_methods import PARTS, chosen_methods
 from learners import Learners, Setting, setting_from
 from one_log import draw_log, lambdas_of
 from paper_claims import pairs_of, print_claims

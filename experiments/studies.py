@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from cells import Estimate, Key, Study, current, identity, over_seeds, select, values_of
-from compare_methods import chosen_methods
 from data import DataOptions, Source, logging_rule, smoke_size
+from known_methods import chosen_methods
 from learners import Learners, Setting, paired, setting_from
 from one_log import draw_log, lambdas_of
 

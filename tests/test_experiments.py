@@ -24,8 +24,10 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
 import compare_methods  # noqa: E402 (scripts are no package)
+import comparison_results  # noqa: E402
 import data  # noqa: E402
 import interval_generalization  # noqa: E402
+import known_methods  # noqa: E402
 
 ASKED = ["best_single", "regress_and_compare_ridge", "rm_softmax", "logging_policy", "oracle"]
 HEADER = "table,logging_policy,method,lambda,seed,n_train,n_test,utility,regret,routing_accuracy,score,cost,seconds"
@@ -199,10 +201,10 @@ def test_the_exit_code_of_misuse_is_one(tmp_path):
 
 
 def test_methods_are_chosen_by_name_in_the_order_of_the_table():
-    assert compare_methods.chosen_methods("oracle, rm_softmax,random") == ["random", "rm_softmax", "oracle"]
-    everything = compare_methods.chosen_methods("all")
+    assert known_methods.chosen_methods("oracle, rm_softmax,random") == ["random", "rm_softmax", "oracle"]
+    everything = known_methods.chosen_methods("all")
     assert set(everything) == {*METHODS, "oracle"} and len(everything) == len(set(everything))
-    assert compare_methods.COLUMNS == HEADER.split(",")
+    assert comparison_results.COLUMNS == HEADER.split(",")
 
 
 def test_lambdas_are_parsed():
