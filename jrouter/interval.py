@@ -45,7 +45,7 @@ def interpolate(
     return (1.0 - share_high) * low + share_high * high
 
 
-class Interval(NamedTuple):
+class Located(NamedTuple):
     """Where a lambda lies between knots: indices of its two endpoints, and the lambda clipped to them."""
 
     low: Array
@@ -53,15 +53,15 @@ class Interval(NamedTuple):
     lam: Array
 
 
-def locate(knots: Array, lam: float | Array) -> Interval:
+def locate(knots: Array, lam: float | Array) -> Located:
     """The interval of `knots` [K] (ascending, K >= 2) that holds `lam`; outside, the nearest end.
 
     >>> locate(jnp.array([0., 100., 200.]), 130.)
-    Interval(low=Array(1, dtype=int32), high=Array(2, dtype=int32), lam=Array(130., dtype=float32))
+    Located(low=Array(1, dtype=int32), high=Array(2, dtype=int32), lam=Array(130., dtype=float32))
     """
     lam = jnp.clip(jnp.asarray(lam, jnp.float32), knots[0], knots[-1])
     low = jnp.clip(jnp.searchsorted(knots, lam, side="right") - 1, 0, knots.shape[0] - 2)
-    return Interval(low, low + 1, lam)
+    return Located(low, low + 1, lam)
 
 
 def nearest(knots: Array, lam: float | Array) -> Array:

@@ -24,8 +24,8 @@ from jrouter.app.parts import (
     WORDS,
     file_names,
     files_table,
-    gains_caption,
-    interval,
+    gain_cells,
+    gains_figure,
     part,
     per_thousand,
     reasons_by_lambda,
@@ -35,7 +35,7 @@ from jrouter.app.parts import (
     verdict_box,
     versions_line,
 )
-from jrouter.app.plots import gains, grouped, height_of, key, mix, models_compared
+from jrouter.app.plots import grouped, height_of, key, mix, models_compared
 from jrouter.app.svg import inline_svg
 from jrouter.app.usage import usage
 
@@ -195,22 +195,10 @@ def _worth(manifest: Mapping[str, Any]) -> list[Markup]:
     rows, unit = manifest.get("assessment") or [], manifest.get("cost_unit", "USD")
     if not rows:
         return _missing("An assessment")
-    found = {
-        name: [row[name] for row in rows]
-        for name in ("gain", "gain_low", "gain_high", "band_low", "band_high", "verdict")
-    }
     said = _gained(manifest)
-    svg = inline_svg(
-        partial(gains, lambdas=[row["lam"] for row in rows], found=found, unit=unit),
-        f"Gain over the logging policy at {len(rows)} lambdas with 95% intervals and a band. {said}",
-        name="gain",
-    )
     cells = [
         [
-            number(row["lam"], 4),
-            fixed(100 * row["value"], 1),
-            fixed(100 * row["logging_value"], 1),
-            interval(row["gain"], row["gain_low"], row["gain_high"]),
+            *gain_cells(row),
             f"{fixed(100 * row['gain_over_best'], 1, sign=True)} ± {fixed(196 * row['gain_over_best_error'], 1)}",
             f"{_gamma(row, 'gamma')} ({_gamma(row, 'gamma_confident')})",
             level(row["verdict"]),
@@ -222,7 +210,7 @@ def _worth(manifest: Mapping[str, Any]) -> list[Markup]:
     return [
         element("p", f"{said} Measured on rows that the router had not seen, by routers learned like this one on the "
                      "other rows: this router, learned on all of them, should do no worse."),
-        element("div", figure(svg, "Gain over what the log did", gains_caption(band=True)), class_="figures"),
+        gains_figure(rows, unit, said, band=True),
         table(header, cells, caption="Utilities × 100, at each lambda.", words=["verdict"]),
         reasons_by_lambda(rows),
     ]  # fmt: skip

@@ -23,8 +23,8 @@ from jrouter.app.page import (
 from jrouter.app.parts import (
     WORDS,
     file_names,
-    gains_caption,
-    interval,
+    gain_cells,
+    gains_figure,
     part,
     per_thousand,
     reasons_by_lambda,
@@ -35,7 +35,7 @@ from jrouter.app.parts import (
     verdict_box,
     versions_line,
 )
-from jrouter.app.plots import gains, height_of, models_compared, support_of_models
+from jrouter.app.plots import height_of, models_compared, support_of_models
 from jrouter.app.svg import inline_svg
 
 _MEANING = {
@@ -131,18 +131,9 @@ def gain_section(report: Mapping[str, Any]) -> list[Markup]:
     if not rows:
         return [element("p", "Not in this report.")]
     said = _gained(report)
-    found = {name: [row[name] for row in rows] for name in ("gain", "gain_low", "gain_high", "verdict")}
-    svg = inline_svg(
-        partial(gains, lambdas=[row["lam"] for row in rows], found=found, unit=unit),
-        f"Gain over the logging policy at {len(rows)} lambdas with 95% intervals. {said}",
-        name="gain",
-    )
     cells = [
         [
-            number(row["lam"], 4),
-            fixed(100 * row["value"], 1),
-            fixed(100 * row["logging_value"], 1),
-            interval(row["gain"], row["gain_low"], row["gain_high"]),
+            *gain_cells(row),
             count(row["effective_rows"]),
             fixed(row["pareto_k"]),
             percent(row["no_support"]),
@@ -157,7 +148,7 @@ def gain_section(report: Mapping[str, Any]) -> list[Markup]:
             "A plain rule (the model of highest predicted score − lambda × cost), learned on one part of the log and "
             f"valued on another. {said} A fitted router may do better.",
         ),
-        element("div", figure(svg, "Gain over what the log did", gains_caption()), class_="figures"),
+        gains_figure(rows, unit, said),
         table(header, cells, caption="Utilities × 100, at each lambda.", words=["verdict"]),
         reasons_by_lambda(rows),
     ]

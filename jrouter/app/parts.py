@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from jrouter.app.numbers import count, fixed, number
-from jrouter.app.page import Markup, bullets, element, join, level, table, with_code
+from jrouter.app.page import Markup, bullets, element, figure, join, level, table, with_code
+from jrouter.app.plots import gains
+from jrouter.app.svg import inline_svg
 
 WORDS = {
     "score": "How good an answer was, as the log says: a judge's mark, a thumb, a passed test. Higher is better.",
@@ -91,12 +94,25 @@ def versions_line(versions: Any) -> Markup:
     return element("p", "Made by ", ", ".join(f"{name} {value}" for name, value in found.items()) or "jrouter", ".")
 
 
-def gains_caption(*, band: bool = False) -> str:
-    """What is seen in the figure of gains."""
-    return (
-        "Utility × 100 per query; bars are 95% intervals. Circle: verdict ok; triangle: caution; cross: refuse."
-        + (" The shaded band holds the gains at all lambdas at once." if band else "")
-    )  # fmt: skip
+def gains_figure(rows: Sequence[Mapping[str, Any]], unit: str, said: str, *, band: bool = False) -> Markup:
+    """The gains at all lambdas, drawn: with the band where there is one; `said` is for who cannot see it, too."""
+    names = ("gain", "gain_low", "gain_high", "verdict", *(("band_low", "band_high") if band else ()))
+    found = {name: [row[name] for row in rows] for name in names}
+    svg = inline_svg(
+        partial(gains, lambdas=[row["lam"] for row in rows], found=found, unit=unit),
+        f"Gain over the logging policy at {len(rows)} lambdas with 95% intervals{' and a band' * band}. {said}",
+        name="gain",
+    )
+    caption = "Utility × 100 per query; bars are 95% intervals. Circle: verdict ok; triangle: caution; cross: refuse."
+    if band:
+        caption += " The shaded band holds the gains at all lambdas at once."
+    return element("div", figure(svg, "Gain over what the log did", caption), class_="figures")
+
+
+def gain_cells(row: Mapping[str, Any]) -> list[str]:
+    """Of one lambda, for a table: lambda, value, that of the log, and the gain with its interval."""
+    value, logged = (fixed(100 * row[name], 1) for name in ("value", "logging_value"))
+    return [number(row["lam"], 4), value, logged, interval(row["gain"], row["gain_low"], row["gain_high"])]
 
 
 def interval(value: Any, low: Any, high: Any) -> str:
