@@ -23,6 +23,7 @@ from jrouter.nuisances.crossfit import OUTCOME_MODELS, PROPENSITY_MODELS
 MODELS = ("<script>alert(1)</script>", "middle", "small")
 """Sorted, as a log's are; the large one's name must not run in a page."""
 N = 600
+LAMBDAS = "0,20,100"
 
 
 class Ran(NamedTuple):
@@ -86,6 +87,47 @@ def json_lines(path: Path, rows: list) -> Path:
     return path
 
 
+class Shop(NamedTuple):
+    """A team's folder: a log that was fitted, a log that it has not seen, the router, and what `fit` said."""
+
+    folder: Path
+    log: Path
+    new: Path
+    router: Path
+    fit: Ran
+
+
+def make_shop(folder: Path) -> Shop:
+    """Fits a log, or says what an earlier call has fitted there."""
+    log, new, said = (folder / name for name in ("log.parquet", "new.parquet", "fit.json"))
+    if not said.exists():
+        folder.mkdir()
+        parquet(log, records()), parquet(new, records(seed=1))
+        fit = run(
+            *("fit", log, "--out", folder / "router", "--method", "regress_and_compare_pooled"),
+            *("--lambdas", LAMBDAS, "--assess-folds", 0, "--seed", 3),
+        )
+        said.write_text(json.dumps(fit))
+    return Shop(folder, log, new, folder / "router", Ran(*json.loads(said.read_text())))
+
+
+def queries(n: int = 40, seed: int = 5, **fields) -> list[dict]:
+    """Lines that ask for decisions."""
+    return [{"request_id": f"q{at}", "embedding": row, **fields} for at, row in enumerate(truth(n, seed)[0].tolist())]
+
+
+def route(shop: Shop, tmp_path: Path, lines: list | bytes, *flags: object) -> tuple[int, list[dict], str]:
+    """What `route` wrote, as records, and what it said."""
+    path = tmp_path / "in.jsonl"
+    if isinstance(lines, bytes):
+        path.write_bytes(lines)
+    else:
+        json_lines(path, lines)
+    flags = flags if "--lambda" in flags else ("--lambda", 20, *flags)
+    code, out, err = run("route", shop.router, "--input", path, *flags)
+    return code, [json.loads(line) for line in out.splitlines()], err
+
+
 @contextmanager
 def little_to_compile(folder: Path) -> Iterator[None]:
     """Linear nuisances of one strength, errors with the nuisances as they are; a program that was compiled is kept."""
@@ -93,7 +135,6 @@ def little_to_compile(folder: Path) -> Iterator[None]:
         "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": 0,
-        "jax_disable_most_optimizations": True,
     }
     before = {name: jax.config.values[name] for name in wanted}
     with pytest.MonkeyPatch.context() as patch:

@@ -14,8 +14,7 @@ from jrouter.features import fit_scaling, scale
 
 N, D, T = 240, 4, 3
 
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
-solve = jax.jit(partial(balancing_weights, n_models=T), compiler_options=QUICK)
+solve = jax.jit(partial(balancing_weights, n_models=T))
 
 
 def drifting(seed=0, pull=1.0):
@@ -134,7 +133,7 @@ def test_vmap_over_logs_is_one_by_one():
     logs = [drifting(seed) for seed in (0, 1)]
     stacked = [jnp.stack(parts) for parts in zip(*logs, strict=True)]
     of_log = jax.vmap(lambda x, t, v: balancing_weights(x, t, n_models=T, penalty=10.0, row_weight=v))
-    together = jax.jit(of_log, compiler_options=QUICK)(*stacked)
+    together = jax.jit(of_log)(*stacked)
     for got, (x, model, row_weight) in zip(together, logs, strict=True):
         np.testing.assert_allclose(got, solve(x, model, penalty=10.0, row_weight=row_weight), rtol=1e-3, atol=1e-3)
 

@@ -79,7 +79,7 @@ def program(name: str):
         params = method.fit(key, problem)
         return jax.vmap(lambda x: method.policy.choice(params, x, lam))(x)
 
-    return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(run)
 
 
 def problem_of(log: LoggedData) -> Problem:

@@ -14,12 +14,10 @@ from jrouter.calibration import (
 from jrouter.misfit import outcome_residual
 
 T = 3
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time
 curve_of, propensities_of, outcomes_of = (
-    jax.jit(function, compiler_options=QUICK)
-    for function in (calibration_curve, propensity_calibration, outcome_calibration)
+    jax.jit(function) for function in (calibration_curve, propensity_calibration, outcome_calibration)
 )
-residuals_of = jax.jit(jax.vmap(outcome_residual), compiler_options=QUICK)
+residuals_of = jax.jit(jax.vmap(outcome_residual))
 
 
 def choices(seed, n, power=1.0):

@@ -1,7 +1,7 @@
 """Cross-fitting: a row's nuisances never look at its own outcome, and logs are mapped over as one by one."""
 
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,6 @@ from jrouter.types import LoggedData
 
 N, D, T, K = 120, 5, 3, 3
 STRENGTH = 3.0
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,7 +49,7 @@ def fit(key, log, split):
     return fit_nuisances(key, log, split, NuisanceConfig("ridge"))
 
 
-estimate = jax.jit(fit, compiler_options=QUICK)
+estimate = jax.jit(fit)
 
 
 @cache
@@ -136,7 +135,7 @@ def test_over_seeds_and_vmap_are_a_loop():
     logs = [log(seed) for seed in range(2)]
     keys = jax.random.split(jax.random.key(4), 2)
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def both(keys, pairs):
         def one(key, pair):
             return fit(key, *pair)
@@ -169,7 +168,7 @@ def pooled_families():
 @pytest.mark.parametrize("family", list(pooled_families()))
 def test_pooled_families_never_look_at_a_rows_own_outcome(family):
     split = splits()[0]
-    program = jax.jit(lambda log: fit_outcome(jax.random.key(0), family, log, split).predicted, compiler_options=QUICK)
+    program = jax.jit(lambda log: fit_outcome(jax.random.key(0), family, log, split).predicted)
     own = split.fold == 1
     changed = replace(log(), score=jnp.where(own, 50.0, log().score), cost=log().cost + 50.0 * own)
     clean, dirty = np.asarray(program(log())), np.asarray(program(changed))

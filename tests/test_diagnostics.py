@@ -30,9 +30,8 @@ from diagnostic_figures import diagnosis_figure
 
 N, D, T = 400, 3, 3
 LAM = 20.0
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time
-diagnosed = jax.jit(partial(diagnose, lam=LAM), compiler_options=QUICK)
-weighed = jax.jit(weigh, compiler_options=QUICK)
+diagnosed = jax.jit(partial(diagnose, lam=LAM))
+weighed = jax.jit(weigh)
 
 
 def example(seed=0, n=N, spread=1.0, logged=False):
@@ -214,7 +213,7 @@ def test_vmap_over_logs_is_a_loop():
     drawn = [example(seed, logged=True) for seed in range(2)]
     drawn = [(replace(log, group=jnp.arange(N) // 4), *rest) for log, *rest in drawn]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
-    together = jax.jit(jax.vmap(partial(diagnose, lam=LAM)), compiler_options=QUICK)(*stacked)
+    together = jax.jit(jax.vmap(partial(diagnose, lam=LAM)))(*stacked)
     for number, one in enumerate(drawn):
         alone = diagnosed(*one)
         for mine, expected in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):

@@ -36,7 +36,6 @@ from jrouter.synthetic import draw_queries, make_world
 from jrouter.types import LoggedData, Nuisances
 
 PROPERTY = settings(max_examples=50, derandomize=True, deadline=None)
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 N, T = 30, 4
 SCORED = np.arange(N) % 3 > 0
 
@@ -425,7 +424,7 @@ def test_balancing_repairs_what_the_outcome_model_misses_without_propensities():
     log = LoggedData(x, jnp.asarray(model, jnp.int32), score, score, models=("a", "b"))
     constant = jnp.tile(jnp.array([0.0, 2.0]), (n, 1))
     nuisances = Nuisances(jnp.full(n, jnp.nan), constant, constant, log.model)
-    score_with = jax.jit(counterfactual_scores, static_argnames="estimator", compiler_options=QUICK)
+    score_with = jax.jit(counterfactual_scores, static_argnames="estimator")
     got = score_with(log, nuisances, estimator="balancing", strength=100.0)
     np.testing.assert_array_equal(got.score, got.cost)
     error = np.asarray(got.score, np.float64) - mean
@@ -473,7 +472,7 @@ def test_estimated_propensities_of_all_models_are_kept_for_overlap(monkeypatch):
     def fit(log, pool="allowed"):
         return fit_nuisances(jax.random.key(0), log, split, NuisanceConfig("ridge", pool=pool))
 
-    got = jax.jit(fit, compiler_options=QUICK)(log)
+    got = jax.jit(fit)(log)
     every = np.asarray(got.all_propensity)
     np.testing.assert_array_equal(every[np.arange(300), model], got.propensity)
     np.testing.assert_array_equal(every[:50, 3], 0.0)
@@ -483,7 +482,7 @@ def test_estimated_propensities_of_all_models_are_kept_for_overlap(monkeypatch):
     assert (weight[:50] == 0).all() and (weight[50:] > 0).all()
     assert jax.eval_shape(fit, replace(log, propensity=jnp.full(300, 0.5))).all_propensity is None
     # Averaged over what was allowed, every model may be chosen, on those rows too.
-    free = jax.jit(partial(fit, pool="any"), compiler_options=QUICK)(log)
+    free = jax.jit(partial(fit, pool="any"))(log)
     assert np.asarray(free.all_propensity).min() >= 0.1 / T * (1 - 1e-6) and (overlap_row_weight(free) > 0).all()
 
 
@@ -510,7 +509,7 @@ def test_mrdr_fits_the_outcome_model_that_values_its_policy_with_least_variance(
     def fit(log):
         return held_out_outcome(fit_outcome(jax.random.key(0), family, log, split))
 
-    fit = jax.jit(fit, compiler_options=QUICK)
+    fit = jax.jit(fit)
     squares = {}
     for name, row_weight in (("plain", None), ("mrdr", mrdr), ("reverse", 1 / (1 + mrdr))):
         score, cost = fit(replace(log, row_weight=jnp.ones(n) if row_weight is None else row_weight))

@@ -1,7 +1,5 @@
 """Pooled kernel ridge: the linear case, its dual in float64, and what random features stand for."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +12,6 @@ from jrouter.splits import split_log
 from jrouter.types import LoggedData
 
 N, D, T, WAVES = 120, 4, 3, 16
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 
 
 def outcomes(seed=0, weights=1):
@@ -28,7 +25,7 @@ def outcomes(seed=0, weights=1):
     return Outcomes(x, jnp.asarray(model, jnp.int32), observed, weight)
 
 
-@partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def params(rows, strength, key):
     family = kernel.kernel_pooled(n_features=WAVES, bandwidth=0.5)
     statistics = family.prepare(key, rows, T, N)
@@ -39,7 +36,7 @@ def fit(rows, a, b, share, key=0):
     return params(rows, jnp.array([a, b, share]), jax.random.key(key))
 
 
-@partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def predictions(fitted, x):
     family = kernel.kernel_pooled(n_features=WAVES)
     return jax.vmap(lambda one: family.predict(fitted, one))(x)
@@ -50,15 +47,15 @@ def predict(fitted, x):
     return np.asarray(predictions(fitted, x), np.float64)
 
 
-@partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def ridge_predictions(rows, strength):
     family = ridge.pooled()
     fitted = family.solve(family.prepare(jax.random.key(0), rows, T, N), strength)
     return jax.vmap(lambda one: family.predict(fitted, one))(rows.x)
 
 
-random_features = jax.jit(kernel.random_features, compiler_options=QUICK)
-median_distance = jax.jit(kernel.median_distance, compiler_options=QUICK)
+random_features = jax.jit(kernel.random_features)
+median_distance = jax.jit(kernel.median_distance)
 
 
 @pytest.mark.parametrize("weights", [1, 2])
@@ -144,9 +141,7 @@ def log(n=400, empty=False):
 
 def held_out(family, data):
     split = split_log([data], seeds=[0], n_folds=2)[0]
-    fit_it = jax.jit(
-        lambda data: held_out_outcome(fit_outcome(jax.random.key(0), family, data, split)), compiler_options=QUICK
-    )
+    fit_it = jax.jit(lambda data: held_out_outcome(fit_outcome(jax.random.key(0), family, data, split)))
     return [np.asarray(part, np.float64) for part in fit_it(data)]
 
 

@@ -31,14 +31,6 @@ SETTINGS: dict = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quickly_compiled():
-    """Most of the time here is compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A log in four files, the same in memory, and test queries whose means are known."""

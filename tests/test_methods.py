@@ -35,7 +35,6 @@ ASKED = jnp.array([0.0, 20.0, 50.0, 399.0, 5000.0])  # on the grid, off it, and 
 MASK = jnp.array([True, False, True])
 KNOTS = (0.0, 100.0, 1000.0)  # of rm_interval: not the problem's lambdas
 PRICE = np.array([1e-4, 1e-3, 1e-2])
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 SMALL = {"hidden": (16,), "epochs": 2, "batch_size": 64}
 CARELESS = np.arange(N) % 8 == 0  # rows of weight 0
 
@@ -108,7 +107,7 @@ def program(name):
 
         return params, jax.vmap(jax.vmap(at, in_axes=(None, 0)), in_axes=(0, None))(QUERIES, ASKED)
 
-    return jax.jit(run, compiler_options=QUICK)
+    return jax.jit(run)
 
 
 @cache
@@ -239,7 +238,7 @@ def test_rm_softmax_beats_every_single_model_where_models_have_their_own_queries
     given = Problem(log, split_log([log], seeds=[0])[0], nuisances, lambdas)
     method = rm_softmax(RmSoftmaxConfig(hidden=(32,), epochs=15, batch_size=32))
     test = BenchmarkTable(x[n:], mean[n:], cost[n:], models=log.models)
-    params = jax.jit(method.fit, compiler_options=QUICK)(jax.random.key(0), given)
+    params = jax.jit(method.fit)(jax.random.key(0), given)
     outcomes, _ = evaluate(method.policy, params, test, lambdas)
     for place, lam in enumerate(lambdas):
         singles = utility(test.score, test.cost, lam).mean(axis=0)
@@ -255,7 +254,7 @@ def interval(head):
         return method.config, result("rm_interval")[0], method.policy
     config = RmIntervalConfig(**SMALL, joint_epochs=1, head=head, knots=KNOTS)
     method = rm_interval(config)
-    params = jax.jit(method.fit, compiler_options=QUICK)(jax.random.key(0), problem())
+    params = jax.jit(method.fit)(jax.random.key(0), problem())
     return config, params, method.policy
 
 

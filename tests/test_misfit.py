@@ -26,10 +26,7 @@ from jrouter.splits import split_log
 from jrouter.types import LoggedData
 
 T, D, N = 4, 6, 2000
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time
-features_of, misfit_of, moments_of = (
-    jax.jit(function, compiler_options=QUICK) for function in (check_features, misfit, moments)
-)
+features_of, misfit_of, moments_of = (jax.jit(function) for function in (check_features, misfit, moments))
 
 
 def rows(seed=0, n=200, dim=3):

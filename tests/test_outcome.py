@@ -1,7 +1,6 @@
 """Networks as outcome models: they learn, dear models as well as cheap ones, and only from scored rows."""
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,6 @@ from jrouter.train import TrainConfig
 from jrouter.types import LoggedData
 
 N, D, T, TEST = 600, 8, 3, 400
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 PRICE = np.array([1e-4, 1e-3, 1e-2])  # the last is a hundred times dearer than the first
 FAMILIES = {
     "mlp": outcome.mlp((32,), TrainConfig(epochs=40, batch_size=32)),
@@ -51,7 +49,7 @@ def _predictions(family, log, x):
 
 
 def _fit(family):
-    return jax.jit(lambda log, x: _predictions(family, log, x), compiler_options=QUICK)
+    return jax.jit(lambda log, x: _predictions(family, log, x))
 
 
 FIT = {name: _fit(family) for name, family in FAMILIES.items()}
@@ -148,14 +146,12 @@ def _new_model(make):
             family = outcome.mlp_pooled(features, hidden=(16,), config=config, strengths=((1.0, 1.0),))
         return _predictions(family, log, query)
 
-    return jax.jit(predictions, compiler_options=QUICK)
+    return jax.jit(predictions)
 
 
 NEW_MODEL = {make: _new_model(make) for make in ("mlp_pooled", "ridge")}
-UNITS = jax.jit(lambda log, weight, features: outcomes_of(log, log.x, weight, features), compiler_options=QUICK)
-UNITS_OF_LOG = jax.jit(
-    lambda log, weight: outcomes_of(log, log.x, weight, outcome.model_features), compiler_options=QUICK
-)
+UNITS = jax.jit(lambda log, weight, features: outcomes_of(log, log.x, weight, features))
+UNITS_OF_LOG = jax.jit(lambda log, weight: outcomes_of(log, log.x, weight, outcome.model_features))
 
 
 @pytest.mark.parametrize("make", list(NEW_MODEL))
@@ -194,7 +190,7 @@ def test_features_from_the_log_are_those_of_the_rows_that_count():
     ours, _ = UNITS_OF_LOG(log, weight)
     other, _ = UNITS_OF_LOG(replace(log, score=log.score + 9.0 * (1 - weight)), weight)
     np.testing.assert_array_equal(ours.features, other.features)
-    raw = np.asarray(jax.jit(outcome.model_features, compiler_options=QUICK)(log), np.float64)
+    raw = np.asarray(jax.jit(outcome.model_features)(log), np.float64)
     for t in range(7):
         mine = np.asarray(log.model) == t
         own, n = np.log(np.asarray(log.cost, np.float64)[mine].mean()), mine.sum()
@@ -215,7 +211,7 @@ def test_the_own_penalty_of_pooled_heads_shrinks_them_to_one():
     log, config = logged(), TrainConfig(epochs=40, batch_size=32)
     x = jnp.asarray(world(1, 50)[0], jnp.float32)
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def standardised(strength):
         family = outcome.mlp_pooled(None, hidden=(16,), config=config)
         rows, _ = outcomes_of(log, log.x, log.weight)

@@ -130,7 +130,7 @@ def diagnosis() -> dict[str, Any]:
     log = LoggedData(x, jnp.asarray(model), score, paid, models=("a", "b", "c"))
     own = jnp.take_along_axis(p, log.model[:, None], axis=1)[:, 0]
     nuisances = Nuisances(own, mean, cost, jnp.zeros(N, jnp.int32), p)
-    run = jax.jit(diagnose, compiler_options={"xla_backend_optimization_level": 0})
+    run = jax.jit(diagnose)
     results = as_results(run(log, nuisances, policy, lam=20.0), log.models, dim=D)
     return json.loads(json.dumps(results))["diagnosis"]
 

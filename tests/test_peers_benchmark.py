@@ -45,7 +45,6 @@ def small_log(path):
 
 def test_jrouters_worker(tmp_path, monkeypatch):
     """From the log's file to choices and what they took; here most of what can be gained is easy to learn."""
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # most of the time is compilation
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     log = tmp_path / "log.npz"
     truth = small_log(log)

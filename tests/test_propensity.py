@@ -1,7 +1,5 @@
 """Propensities against scikit-learn, pools of allowed models, and clipping."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +20,6 @@ from jrouter.types import LoggedData
 
 N, D, T = 400, 8, 4
 PENALTY = 0.02
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 
 
 def choices(seed=0, shift=0.0, allowed=None, slopes=1.0):
@@ -34,7 +31,7 @@ def choices(seed=0, shift=0.0, allowed=None, slopes=1.0):
     return Choices(jnp.asarray(x, jnp.float32), jnp.asarray(model, jnp.int32), jnp.asarray(allowed))
 
 
-@partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def logistic(rows, weight, penalty):
     """[n, T] probabilities by logistic regression at one penalty."""
     family = propensity.logistic()
@@ -113,7 +110,7 @@ def test_cross_fitted_network_beats_the_marginal_shares_and_honours_pools():
     split = split_log([log], seeds=[0], n_folds=2)[0]
     family = propensity.mlp((32,), TrainConfig(epochs=20, batch_size=32))
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def held_out(log):
         fit = fit_propensity(jax.random.key(0), family, log, split, pool="allowed")
         return held_out_propensities(family, fit, log, split, pool="allowed")
@@ -166,7 +163,7 @@ def test_logged_propensities_are_never_clipped(monkeypatch):
     log = as_log(choices(), propensity=small)
     split = split_log([log], seeds=[0], n_folds=2)[0]
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def estimate(log):
         rules = Clipping(floor=0.5), Clipping(percentiles=(5, 95))
         configs = [NuisanceConfig("ridge", clipping=rule) for rule in rules]
@@ -181,7 +178,7 @@ def test_estimated_propensities_are_clipped_by_the_other_folds(monkeypatch):
     log = as_log(choices(slopes=2.0))
     split = split_log([log], seeds=[0], n_folds=2)[0]
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def estimate(log):
         def of(clipping):
             return fit_nuisances(jax.random.key(0), log, split, NuisanceConfig("ridge", clipping=clipping)).propensity

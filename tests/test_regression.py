@@ -1,7 +1,7 @@
 """Regression of every model's target, against scikit-learn; and two methods that it makes one."""
 
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,6 @@ from jrouter.types import BenchmarkTable, LoggedData, Nuisances
 
 N, D, T = 160, 6, 3
 RATIO = 3.0
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 LAMBDAS = jnp.array([0.0, 50.0, 400.0])
 
 
@@ -54,7 +53,7 @@ def scaled(log):
 def fitted(family):
     """Jitted: predictions [n, 2, T] of the fit on all rows, held-out ones, and the chosen strength."""
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def run(log, split, score, cost):
         fit = regression.fit_targets(jax.random.key(0), family, log, split, score, cost)
         last = jax.tree.map(lambda leaf: leaf[-1], fit.params)
@@ -139,7 +138,7 @@ def test_cf_regression_and_causal_carrot_coincide_for_a_fixed_linear_smoother(mo
     plugged_in = causal_carrot(CarrotConfig("ridge"))
     table = BenchmarkTable(base.log.x, base.nuisances.score, base.nuisances.cost, models=base.log.models)
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def both(key, problem):
         results = []
         for method in (regressed, plugged_in):

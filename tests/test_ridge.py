@@ -1,7 +1,5 @@
 """Ridge outcome models against scikit-learn and against their stated objective in float64."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +16,6 @@ N, D, T = 150, 6, 3
 MODEL_SIZE = N  # room for resampled rows, too
 FEATURES = np.array([[-1.0, 0.3], [0.2, -1.1], [0.8, 0.8]], np.float32)  # of the models, mean 0
 INFINITY = float("inf")
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 
 
 def outcomes(seed=0, weights=1):
@@ -35,7 +32,7 @@ def outcomes(seed=0, weights=1):
     )
 
 
-@partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def solution(rows, strength):
     family = ridge.pooled()
     statistics = family.prepare(jax.random.key(0), rows, T, MODEL_SIZE)
@@ -169,7 +166,7 @@ def test_a_model_without_rows_predicts_finite_values(family):
     data = log(empty=True)
     split = split_log([data], seeds=[0], n_folds=2)[0]
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def predict(data):
         chosen = family(((INFINITY, 3.0),) if family is ridge.ridge else ((1.0, 3.0),))
         return held_out_outcome(fit_outcome(jax.random.key(0), chosen, data, split))
@@ -188,7 +185,7 @@ def test_strength_is_chosen_as_by_a_loop_over_folds():
     data = log(seed=1, noise=30.0)
     split = split_log([data], seeds=[0], n_folds=3)[0]
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def fit_it(data):
         return fit_outcome(jax.random.key(0), ridge.ridge(), data, split)
 

@@ -32,7 +32,6 @@ CONFIGS = {
     "regress_and_compare_knn": {},
     "best_single": {"estimator": "snips"},
 }
-QUICK = {"xla_backend_optimization_level": 0}
 X = np.random.default_rng(1).normal(size=(40, D)).astype(np.float32)
 
 
@@ -56,7 +55,7 @@ def problem():
 
 @cache
 def router(method):
-    fit = jax.jit(build_method(method, CONFIGS[method]).fit, compiler_options=QUICK)
+    fit = jax.jit(build_method(method, CONFIGS[method]).fit)
     params = fit(jax.random.key(0), problem())
     return Router(method, CONFIGS[method], params, MODELS, D, LAMBDAS, cost_unit="EUR", embedding="mini")
 

@@ -45,7 +45,6 @@ N, T, D = 20_000, 3, 2
 LAMBDAS = jnp.array([0.0, 200.0])
 WORLD = make_known_world(jax.random.key(3), n_models=T, dim=D)
 RULE, PARAMS = linear_rule(WORLD)
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 CONSTANT = NuisanceConfig("ridge")
 
 
@@ -107,7 +106,7 @@ def furthest(*arguments, **named):
 
 @cache
 def program(config):
-    fit = jax.jit(lambda log, split: fit_nuisances(jax.random.key(0), log, split, config), compiler_options=QUICK)
+    fit = jax.jit(lambda log, split: fit_nuisances(jax.random.key(0), log, split, config))
     return lambda log: fit(log, split_of(log))
 
 
@@ -227,7 +226,7 @@ def test_an_event_is_scikit_learns_logistic_regression():
     log = small()
     split, n = split_of(log, n_folds=1), 600
     x, scored, weight = (np.asarray(part) for part in (log.x, log.scored, log.weight))
-    fit = jax.jit(lambda x, y: events.fit_event(x, y, fold_weights(log, split), split), compiler_options=QUICK)
+    fit = jax.jit(lambda x, y: events.fit_event(x, y, fold_weights(log, split), split))
     one = jax.tree.map(lambda leaf: leaf[0], fit(log.x, jnp.asarray(scored)))
     ours = jax.vmap(lambda x: events.event_probability(one, x, floor=0.0))(log.x)
     # |W|^2 of two opposite columns is half the square of their difference.
@@ -237,8 +236,8 @@ def test_an_event_is_scikit_learns_logistic_regression():
     twice = take_rows(log, np.repeat(np.arange(n), weight.astype(int)))
     twice = replace(twice, row_weight=jnp.ones(twice.model.shape[0]))
     other = split_of(twice, n_folds=1)
-    fits = jax.jit(lambda log: events.fit_scored(log, log.x, other), compiler_options=QUICK)(twice)
-    again = jax.jit(lambda log: events.fit_scored(log, log.x, split), compiler_options=QUICK)(log)
+    fits = jax.jit(lambda log: events.fit_scored(log, log.x, other))(twice)
+    again = jax.jit(lambda log: events.fit_scored(log, log.x, split))(log)
     for ours, theirs in zip(jax.tree.leaves(again.params), jax.tree.leaves(fits.params), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
     # Intercepts of models are not penalised: on average over a model's rows it is the share that was scored.
@@ -254,7 +253,7 @@ def test_events_are_cross_fitted():
     split = split_of(log)
     own = np.asarray(split.fold) == 1
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def both(log):
         return cross_fitted_scoring(log, split, CONSTANT), cross_fitted_propensity(
             jax.random.key(0), log, split, CONSTANT
@@ -278,7 +277,7 @@ def test_probabilities_move_smoothly_with_row_weights_at_a_strength_once_chosen(
         assert scored is not None
         return jnp.log(scored).mean()
 
-    at = jax.jit(jax.value_and_grad(total), compiler_options=QUICK)
+    at = jax.jit(jax.value_and_grad(total))
     step = 0.02 * jax.random.normal(jax.random.key(11), (600,))
     ahead, behind = at(log.weight + step, 0.1)[0], at(log.weight - step, 0.1)[0]
     value, slope = at(log.weight, 0.1)
@@ -350,7 +349,7 @@ def restricted_truth(sets):
 def pool_program(pool):
     config = NuisanceConfig(pool=pool)
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def fit(log, split):
         return cross_fitted_propensity(jax.random.key(0), log, split, config)
 
@@ -396,7 +395,7 @@ def test_a_sample_of_all_rows_gives_the_nuisances_of_the_log_in_memory():
     log = replace(small(), propensity=jnp.full(600, 0.4))
     split = split_of(log)
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def both(log):
         fitted = fit_sampled(jax.random.key(0), log, split, CONSTANT)
         return predict_sampled(fitted, log, split.fold, CONSTANT), fit_nuisances(

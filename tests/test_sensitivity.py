@@ -44,7 +44,6 @@ from jrouter.splits import split_log
 from jrouter.tuning import tuned_scores
 from jrouter.types import Nuisances, take_rows
 
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 T, K = 3, 4
 BINS_HERE = 3  # odd, so that no row is just between two bins
 # Not such that a quantile falls between two rows, where rounding would choose one.
@@ -68,7 +67,7 @@ ROWS = draw()
 ONES, APART = jnp.ones(600), jnp.arange(600)
 MORE = {"row_weight": jnp.asarray(np.random.default_rng(1).integers(1, 4, 600), jnp.float32)}
 MORE["group"] = jnp.asarray(np.random.default_rng(2).integers(0, 200, 600), jnp.int32)
-quick = partial(jax.jit, compiler_options=QUICK)
+quick = partial(jax.jit)
 compiled = quick(partial(sensitivity_bounds, n_folds=K, n_bins=BINS_HERE))
 
 

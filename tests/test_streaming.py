@@ -29,7 +29,6 @@ from jrouter.types import LoggedData, take_rows
 R, D, T = 5, 4, 3
 N = 600
 SHUFFLE = jax.random.key(9)
-QUICK = {"xla_backend_optimization_level": 0}
 NETWORK = RouterNetwork(T, (6, 5))
 NUISANCES = NuisanceConfig(clipping=Clipping(percentiles=(5.0, 95.0)))
 
@@ -96,7 +95,7 @@ def test_by_fold_takes_each_row_to_the_fit_of_its_own_fold():
     rng = np.random.default_rng(0)
     slopes = jnp.arange(5.0)
     for block in (1, 8, 64):
-        scaled = jax.jit(partial(by_fold, lambda slope, x: slope * x, block=block), compiler_options=QUICK)
+        scaled = jax.jit(partial(by_fold, lambda slope, x: slope * x, block=block))
         for fold in (rng.integers(0, 4, 50), np.full(50, 3), np.arange(50) == 7):
             fold = jnp.asarray(fold, jnp.int32)
             x = jnp.asarray(rng.normal(size=(50, 2)), jnp.float32)
@@ -108,16 +107,16 @@ def sampled(size=200):
     log = made()
     sample = draw_sample(parts_of(log, size), ROLES)
     split = folds_alone(sample.log, sample.fold, n_folds=3)
-    fit = jax.jit(lambda key, log: fit_sampled(key, log, split, NUISANCES), compiler_options=QUICK)
+    fit = jax.jit(lambda key, log: fit_sampled(key, log, split, NUISANCES))
     return sample, split, fit, fit(jax.random.key(0), jax.tree.map(jnp.asarray, sample.log))
 
 
 def test_with_all_rows_in_the_sample_nuisances_and_scores_are_those_of_the_log_in_memory():
     log, (sample, split, _, fitted) = made(), sampled()
     chex.assert_trees_all_equal(sample.log.x, np.asarray(log.x))
-    direct = jax.jit(lambda key, log: fit_nuisances(key, log, split, NUISANCES), compiler_options=QUICK)
+    direct = jax.jit(lambda key, log: fit_nuisances(key, log, split, NUISANCES))
     expected = direct(jax.random.key(0), log)
-    found = jax.jit(partial(predict_sampled, config=NUISANCES), compiler_options=QUICK)(fitted, log, split.fold)
+    found = jax.jit(partial(predict_sampled, config=NUISANCES))(fitted, log, split.fold)
     for name in ("propensity", "score", "cost", "scored_probability"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
     # The percentiles do clip.
@@ -125,9 +124,7 @@ def test_with_all_rows_in_the_sample_nuisances_and_scores_are_those_of_the_log_i
 
     scores = counterfactual_scores(log, expected, estimator="dros", strength=10.0)
     scaling = fit_scaling(log.x, log.weight)
-    score = partial(
-        jax.jit(make_scorer(config=NUISANCES), compiler_options=QUICK), fitted, scaling, sample.scored_share
-    )
+    score = partial(jax.jit(make_scorer(config=NUISANCES)), fitted, scaling, sample.scored_share)
     rows = [training_rows(score, part, ROLES) for part in parts_of(log, 200)]
     x, (of_score, of_cost) = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(part.examples for part in rows))
     np.testing.assert_allclose(of_score, scores.score, rtol=1e-4, atol=1e-5)
@@ -146,7 +143,7 @@ def test_a_row_is_scored_by_a_fit_that_never_saw_its_query():
     log, (sample, split, fit, fitted) = made(), sampled()
     own = split.fold == 1
     changed = replace(log, score=jnp.where(own, 99.0 - log.score, log.score))
-    predict = jax.jit(lambda fitted: predict_sampled(fitted, log, split.fold, NUISANCES).score, compiler_options=QUICK)
+    predict = jax.jit(lambda fitted: predict_sampled(fitted, log, split.fold, NUISANCES).score)
     before, after = predict(fitted), predict(fit(jax.random.key(0), changed))
     moved = jnp.abs(after - before).mean(axis=1)
     # Up to the strength of the penalty, which is one number chosen by all folds.

@@ -17,7 +17,6 @@ from jrouter.tuning import RULES, choose_strength, choose_strength_by_error, slo
 from jrouter.tuning import STRENGTHS as CANDIDATES
 from jrouter.types import LoggedData, Nuisances, take_rows
 
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1e4)
 
 
@@ -93,10 +92,7 @@ def logged():
     return log, good, bad
 
 
-choose = {
-    rule: jax.jit(rule, static_argnames="estimator", compiler_options=QUICK)
-    for rule in (choose_strength, choose_strength_by_error)
-}
+choose = {rule: jax.jit(rule, static_argnames="estimator") for rule in (choose_strength, choose_strength_by_error)}
 
 
 @pytest.mark.parametrize("rule", choose)
@@ -153,7 +149,7 @@ def traced(log, nuisances, strengths):
 
 def test_balancing_is_tuned_too_in_one_program_and_row_weights_count():
     log, good, bad = logged()
-    run = jax.jit(traced, compiler_options=QUICK)
+    run = jax.jit(traced)
     strengths = jnp.array([1e-3, 1.0, 100.0])
     for_good, _ = run(log, good, strengths)
     for_bad, info = run(log, bad, strengths)
@@ -178,7 +174,7 @@ def test_estimators_without_a_strength():
 def test_scores_may_be_asked_for_by_rule():
     log, _, bad = logged()
     for rule, choose_by in RULES.items():
-        tuned = jax.jit(partial(tuned_scores, estimator="dros", strength=rule), compiler_options=QUICK)(log, bad)
+        tuned = jax.jit(partial(tuned_scores, estimator="dros", strength=rule))(log, bad)
         chosen, _ = choose[choose_by](log, bad, estimator="dros", strengths=jnp.array(CANDIDATES))
         at_it = counterfactual_scores(log, bad, estimator="dros", strength=CANDIDATES[int(chosen)])
         np.testing.assert_allclose(tuned.score, at_it.score, rtol=1e-5, atol=1e-6)
@@ -195,7 +191,7 @@ def test_a_router_may_be_trained_on_scores_whose_strength_the_log_chose():
     split = split_log([few], seeds=[0])[0]
     problem = Problem(few, split, jax.tree.map(lambda leaf: leaf[:300], bad), jnp.array([100.0]))
 
-    @partial(jax.jit, static_argnames="strength", compiler_options=QUICK)
+    @partial(jax.jit, static_argnames="strength")
     def fit(strength):
         return rm_softmax(RmSoftmaxConfig(strength=strength, hidden=(4,), epochs=1)).fit(jax.random.key(0), problem)
 
