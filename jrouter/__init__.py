@@ -32,7 +32,7 @@ from jrouter.estimators import (
 from jrouter.explain import explain_diagnosis
 from jrouter.frontier_metrics import aiq, apgr, call_threshold, frontier_distance, gap_recovered, hull_at, on_hull
 from jrouter.honest_value import cross_fitted_value, honest_best, split_best
-from jrouter.inference import simultaneous_interval, time_blocks, wald_interval
+from jrouter.inference import n_clusters, simultaneous_interval, time_blocks, wald_interval
 from jrouter.interval import interpolate, lambda_grid
 from jrouter.io.checkpoint import CheckpointError
 from jrouter.io.contract import Contract, read_contract
@@ -147,6 +147,7 @@ __all__ = [
     "load_encoder",
     "make_power_world",
     "mrdr_row_weight",
+    "n_clusters",
     "on_hull",
     "optimality",
     "overlap_row_weight",
