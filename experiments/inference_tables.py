@@ -7,6 +7,7 @@ from confounding_table import TABLE_COLUMNS, table_rows
 from coverage_logs import REGIMES
 from coverage_table import covered_of, judged_of
 from data import RESULTS
+from power import needed_as_text
 from price_of_choosing import summaries
 from table_text import hundredfold, load
 
@@ -107,11 +108,7 @@ def power_table() -> str:
         "|---|" + "---:|" * len(shares),
     ]
     for gain in setting["gains"]:
-        cells = []
-        for one in gain["explorations"]:
-            rows = one["needed"]["rows"]
-            said = f"> {setting['max_rows']:,}" if rows is None else f"{rows:,}"
-            cells.append(f"{said} ({one['needed']['formula']:,.0f})")
+        cells = needed_as_text(gain, setting["max_rows"])
         lines.append(f"| rows for a gain of {100 * gain['gain']:g} points | " + " | ".join(cells) + " |")
     prices = " | ".join(hundredfold(one["price"]) for one in shares)
     lines.append(f"| points that exploring costs per query | {prices} |")

@@ -153,6 +153,13 @@ def of_gain(world: PowerWorld, gain: float, log_rows: int, options: Options, not
     }
 
 
+def needed_as_text(gain: dict[str, Any], max_rows: int) -> list[str]:
+    """How many rows show a gain, simulated (and by the formula), of each exploration."""
+    found = [one["needed"] for one in gain["explorations"]]
+    said = [f"> {max_rows:,}" if needed["rows"] is None else f"{needed['rows']:,}" for needed in found]
+    return [f"{rows} ({needed['formula']:,.0f})" for rows, needed in zip(said, found, strict=True)]
+
+
 def print_setting(setting: dict[str, Any]) -> None:
     """Rows for a power of 0.8, by gain and exploration."""
     head = (
@@ -161,14 +168,7 @@ def print_setting(setting: dict[str, Any]) -> None:
     print(f"\n{head}: rows for a power of {TARGET:g} (by the formula)")
     first = setting["gains"][0]
     names = [f"exploration {one['exploration']:g}" for one in first["explorations"]]
-    lines = []
-    for gain in setting["gains"]:
-        cells = []
-        for one in gain["explorations"]:
-            rows = one["needed"]["rows"]
-            said = f"> {setting['max_rows']:,}" if rows is None else f"{rows:,}"
-            cells.append(f"{said} ({one['needed']['formula']:,.0f})")
-        lines.append([f"gain {gain['gain']:g}", *cells])
+    lines = [[f"gain {gain['gain']:g}", *needed_as_text(gain, setting["max_rows"])] for gain in setting["gains"]]
     lines.append(["price per query", *[f"{one['price']:.4f}" for one in first["explorations"]]])
     print(text_table(["", *names], lines))
     for gain in setting["gains"]:
