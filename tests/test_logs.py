@@ -159,7 +159,7 @@ def test_optional_columns_may_be_missing_or_null_throughout(tmp_path):
             np.testing.assert_array_equal(log.group, [0, 1, 2, 3])
 
 
-def test_group(tmp_path):
+def test_group():
     np.testing.assert_array_equal(read_log(pa.table(LOG | {"group": [7, 7, 3, 7]})).group, [0, 0, 1, 0])
     repeated = drop("query") | {"embedding:mini": [[1.0], [2.0], [1.0], [3.0]]}
     np.testing.assert_array_equal(read_log(pa.table(repeated)).group, [0, 1, 0, 2])

@@ -300,7 +300,7 @@ def test_what_an_older_version_did_not_write_is_said_to_be_missing():
     checked(router_card({}))
 
 
-def test_a_model_added_since_is_said_to_be(diagnosis):
+def test_a_model_added_since_is_said_to_be():
     manifest = manifest_of(("small", "middle", "large", "new"))
     said = checked(router_card(manifest)).said
     assert "added since" in said and "Never chosen" not in said

@@ -62,7 +62,7 @@ def test_a_full_disk_is_one_message_and_the_old_router_stays(folder, monkeypatch
     assert os.listdir(folder.parent) == ["router"]
 
 
-def test_a_disk_that_fills_up_for_real(folder, monkeypatch):
+def test_a_disk_that_fills_up_for_real(folder):
     """Orbax on a file system of a few pages, where one may be mounted."""
     small = folder.parent / "small"
     small.mkdir()
