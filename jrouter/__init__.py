@@ -70,7 +70,7 @@ from jrouter.power_search import exploration_needed, rows_needed
 from jrouter.power_world import exploration_price, gain_deviation, make_power_world, with_gain
 from jrouter.preferences import with_utility
 from jrouter.query_bounds import query_intervals
-from jrouter.refitted import refitted_bootstrap
+from jrouter.refitted import refitted_bootstrap, refitted_learner_bootstrap
 from jrouter.router import Router
 from jrouter.router_pool import extend, prunable, prune, reprice, restrict
 from jrouter.routing_metrics import Optimality, arena_score, cost_saving, gap_to_oracle, optimality, performance_gain
@@ -172,6 +172,7 @@ __all__ = [
     "read_table",
     "read_texts",
     "refitted_bootstrap",
+    "refitted_learner_bootstrap",
     "regret",
     "reprice",
     "restrict",

@@ -139,6 +139,16 @@ def pareto_frontier(cost: np.ndarray, score: np.ndarray) -> np.ndarray:
     return order[np.asarray(score)[order] > best_so_far]
 
 
+def model_shares(probability: Array) -> Array:
+    """[T], share of queries [n, T] that each model answers.
+
+    >>> model_shares(jnp.array([[1., 0.], [.5, .5]]))
+    Array([0.75, 0.25], dtype=float32)
+    """
+    chex.assert_rank(probability, 2)
+    return jnp.mean(probability, axis=0)
+
+
 def choose(values: Array, *, mask: Array | None = None) -> Array:
     """Index of the highest value [T] in the pool; the first of several that tie.
 

@@ -107,6 +107,8 @@ class Method:
       full_feedback: reads `Problem.full`, which no log has: a reference, not a competitor.
       settle: fitted params -> those that its policy needs, where a fit holds more (on the host).
       explain: fitted params -> what was decided and why, where there is something to say.
+      smooth: the policy moves with the log's rows without jumps: no nearest neighbours, no maximum over policies
+        taken on the log itself. Only then may it be resampled.
     """
 
     fit: Callable[[Array, Problem], Any]
@@ -115,6 +117,7 @@ class Method:
     full_feedback: bool = False
     settle: Callable[[Any], Any] = lambda params: params
     explain: Callable[[Any], str] | None = None
+    smooth: bool = True
 
 
 class Outcomes(NamedTuple):

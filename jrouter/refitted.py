@@ -17,11 +17,13 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from jrouter.honest_value import held_out_rows
 from jrouter.metrics import utility
-from jrouter.nuisances.crossfit import NuisanceConfig
-from jrouter.off_policy import value_estimate
-from jrouter.policy import Policy
+from jrouter.nuisances.crossfit import NuisanceConfig, require_smooth
+from jrouter.off_policy import value_estimate, value_of_rows
+from jrouter.policy import Method, Policy
 from jrouter.resampling import poisson_counts
 from jrouter.splits import Split
 from jrouter.types import Array, LoggedData
@@ -59,7 +61,6 @@ def bootstrap_log(
 
     Source: Efron (1979); counts as of `resampling.poisson_counts`.
 
-    >>> import jax.numpy as jnp
     >>> log = LoggedData(jnp.zeros((4, 1)), jnp.zeros(4, jnp.int32), jnp.ones(4), jnp.ones(4), models=("a",))
     >>> bootstrap_log(jax.random.key(0), log, lambda log: log.weight.sum(), n_resamples=3).shape
     (3,)
@@ -129,6 +130,69 @@ def refitted_bootstrap(
         score, cost = values(log, (estimator,))[0]
         return Resampled(utility(score, cost, lambdas), score, cost)
 
+    return bootstrap_log(_key_of_resamples(key), log, value, n_resamples=n_resamples, at_once=at_once)
+
+
+def refitted_learner_bootstrap(
+    key: Array,
+    log: LoggedData,
+    outer: Split,
+    inner: Split,
+    method: Method,
+    lambdas: Array,
+    *,
+    nuisances: NuisanceConfig = NuisanceConfig(),
+    n_resamples: int = 200,
+    at_once: int = 1,
+) -> Resampled:
+    """Resampled values of a LEARNER: on each resample, for each fold, nuisances and policy are fitted again.
+
+    What `honest_value.cross_fitted_value` is a resample of, with its splits: B x K fits of the learner. Pure.
+
+    Args:
+      key: the fits' first, then of the resamples.
+      log: n rows; those of one `group` are resampled together.
+      outer: its folds are left out in turn, and valued.
+      inner: folds of the nuisances, drawn apart from `outer`.
+      method: the learner.
+      lambdas: [L].
+      nuisances: how propensities and outcomes are estimated.
+      n_resamples: B.
+      at_once: resamples in one vmap; bounds memory.
+
+    Returns:
+      `Resampled`.
+
+    Raises:
+      ValueError: for learners whose policy moves in jumps with the log (`Method.smooth`): nearest neighbours, and
+        those that take the best of several policies; for nuisances as in `refitted_bootstrap`.
+
+    Source: as of `refitted_bootstrap`; Andrews (2000), for why a maximum cannot be resampled.
+    """
+    require_smooth(nuisances)
+    if not method.smooth:
+        raise ValueError(
+            "this method looks up nearest neighbours or takes the best of several policies on the log itself, for "
+            "which the bootstrap is inconsistent: resamples repeat the luck of the choice; split the log instead: "
+            "jrouter.cross_fitted_value has its value and standard error"
+        )
+
+    def value(log):
+        def of_fold(number):
+            return held_out_rows(
+                key, log, outer, inner, method.policy, method.fit, lambdas, number, nuisances=nuisances
+            )
+
+        places, score, cost = jax.lax.map(of_fold, jnp.arange(outer.n_folds))
+        empty = jnp.zeros((lambdas.shape[0], log.model.shape[0]))
+        # [K, L, m] -> [L, K, m], and each row to its place.
+        score, cost = (empty.at[:, places].set(jnp.swapaxes(part, 0, 1), mode="drop") for part in (score, cost))
+        found = value_of_rows(score, cost, lambdas, log.row_weight)
+        return Resampled(found.value, found.score, found.cost)
+
+    return bootstrap_log(_key_of_resamples(key), log, value, n_resamples=n_resamples, at_once=at_once)
+
+
+def _key_of_resamples(key: Array) -> Array:
     # Apart from the fits, which take the key itself, as they do on the log as it is.
-    key = jax.random.fold_in(key, 0x626F6F74)
-    return bootstrap_log(key, log, value, n_resamples=n_resamples, at_once=at_once)
+    return jax.random.fold_in(key, 0x626F6F74)

@@ -14,6 +14,7 @@ from jrouter.metrics import (
     decide,
     expected,
     masked,
+    model_shares,
     pareto_frontier,
     regret,
     routing_accuracy,
@@ -113,6 +114,12 @@ def test_decide():
     rows = jax.vmap(decide)(jnp.array([[0.0, 0.0], [-2.0, -1.0]]))
     np.testing.assert_array_equal(rows, [[1.0, 0.0], [0.0, 1.0]])
     assert decide(jnp.array([1, 2])).dtype == jnp.float32
+
+
+def test_model_shares():
+    probability = np.random.default_rng(0).dirichlet(np.ones(3), 7).astype(np.float32)
+    expected_shares = [sum(float(row[t]) for row in probability) / 7 for t in range(3)]
+    np.testing.assert_allclose(model_shares(jnp.asarray(probability)), expected_shares, rtol=1e-5)
 
 
 @PROPERTY

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import chex
 import jax
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 
 from jrouter.counterfactual import counterfactual_scores
+from jrouter.honest_value import cross_fitted_value
+from jrouter.methods import METHODS
 from jrouter.nuisances import propensity, ridge
 from jrouter.nuisances.crossfit import OUTCOME_MODELS, PROPENSITY_MODELS, NuisanceConfig, fit_nuisances
 from jrouter.off_policy import fixed_policy_value, value_of_rows
-from jrouter.policy import Policy, choice_outcomes
-from jrouter.refitted import bootstrap_log, refitted_bootstrap
+from jrouter.policy import Method, Policy, choice_outcomes
+from jrouter.refitted import bootstrap_log, refitted_bootstrap, refitted_learner_bootstrap
 from jrouter.resampling import poisson_counts
 from jrouter.splits import split_log
 from jrouter.types import LoggedData, take_rows
@@ -128,6 +131,31 @@ def test_the_spread_of_refitted_values_is_that_of_fresh_logs():
     np.testing.assert_allclose(fixed[1] / spread[1], 1.0, atol=0.2)
 
 
+def test_a_learner_is_refitted_on_every_resample_and_fold():
+    n, n_resamples = 150, 3
+    log = replace(draw(jax.random.key(0), n), propensity=jnp.full(n, 1 / T))
+    outer, inner = (split_log([log], seeds=[seed], n_folds=K)[0] for seed in (0, 1))
+
+    def fit(key, problem):
+        """The mean score of each model, weighted as the learner was told to."""
+        logged = jax.nn.one_hot(problem.log.model, T) * problem.log.weight[:, None]
+        return (problem.log.score @ logged) / logged.sum(axis=0)
+
+    policy = Policy(lambda params, x, lam: 5.0 * params - lam * jnp.arange(T), stochastic=True)
+    once: Any = chex.assert_max_traces(fit, n=1)
+    method = Method(once, policy)
+    run = partial(refitted_learner_bootstrap, method=method, nuisances=CONFIG, n_resamples=n_resamples)
+    key = jax.random.key(3)
+    got = jax.jit(lambda *given: run(*given[:4], lambdas=given[4]))(key, log, outer, inner, LAMBDAS)
+    keys = jax.random.split(jax.random.fold_in(key, 0x626F6F74), (n_resamples, 1)).reshape(-1)
+    weight = poisson_counts(keys[1], (n,)).astype(jnp.float32)
+    alone = cross_fitted_value(
+        key, replace(log, row_weight=weight), policy, fit, LAMBDAS, nuisances=CONFIG, n_folds=K, seed=0
+    )
+    np.testing.assert_allclose(got.value[1], alone.value, rtol=1e-4, atol=1e-5)
+    assert float(got.value.std(axis=0).min()) > 1e-2
+
+
 @pytest.mark.parametrize("outcome", ["knn", "stacked"])
 def test_nearest_neighbours_are_refused_with_the_reason(outcome):
     log, split = draw(jax.random.key(0), 40), split_of(40)
@@ -136,3 +164,13 @@ def test_nearest_neighbours_are_refused_with_the_reason(outcome):
         refitted_bootstrap(jax.random.key(0), log, split, POLICY, PARAMS, LAMBDAS, nuisances=config)
     with pytest.raises(ValueError, match="neighbours"):
         fixed_policy_value(jax.random.key(0), log, split, POLICY, PARAMS, LAMBDAS, nuisances=config)
+    method = Method(lambda key, problem: PARAMS, POLICY)
+    with pytest.raises(ValueError, match="neighbours"):
+        refitted_learner_bootstrap(jax.random.key(0), log, split, split, method, LAMBDAS, nuisances=config)
+
+
+@pytest.mark.parametrize("name", ["rm_auto", "best_single", "rm_residual", "regress_and_compare_knn_ipw"])
+def test_learners_that_jump_are_refused_with_what_to_do(name):
+    log, split = draw(jax.random.key(0), 40), split_of(40)
+    with pytest.raises(ValueError, match="best of several policies.*split the log.*cross_fitted_value"):
+        refitted_learner_bootstrap(jax.random.key(0), log, split, split, METHODS[name](), LAMBDAS, nuisances=CONFIG)

@@ -57,7 +57,7 @@ def carrot_convex(config: CarrotConfig = CarrotConfig()) -> Method:
         mu = mu_of(lam, params["units"]["range"])
         return (1.0 - mu) * score - mu * (cost - params["units"]["least"]) / params["units"]["range"]
 
-    return Method(fit, Policy(apply), config, full_feedback=True)
+    return Method(fit, Policy(apply), config, full_feedback=True, smooth=config.predictor != "knn")
 
 
 def _with(predictor: str) -> Callable[..., Method]:

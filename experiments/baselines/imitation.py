@@ -107,7 +107,7 @@ def imitation_knn(config: ImitationKnnConfig = ImitationKnnConfig()) -> Method:
         rows = nearest_rows(x, params["x"], params["offset"], most=config.neighbours)
         return mean_of_nearest(params["label"][rows], params["weight"][rows][:, None], jnp.array([config.neighbours]))
 
-    return Method(fit, Policy(apply), config)
+    return Method(fit, Policy(apply), config, smooth=False)
 
 
 def imitation_mlp(config: ImitationMlpConfig = ImitationMlpConfig()) -> Method:

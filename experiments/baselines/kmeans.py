@@ -133,12 +133,13 @@ def kmeans(config: KmeansConfig = KmeansConfig()) -> Method:
         def fit_full(key, problem):
             return fit_all(key, targets, problem, problem.full.score, problem.full.cost)
 
-        return Method(fit_full, plug_in_policy(targets.predict), config, full_feedback=True)
+        return Method(fit_full, plug_in_policy(targets.predict), config, full_feedback=True, smooth=False)
     family = logged_cells(config)
     return Method(
         lambda key, problem: fit_logged(key, family, problem.log, problem),
         plug_in_policy(family.predict),
         config,
+        smooth=False,
     )
 
 

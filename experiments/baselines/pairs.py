@@ -150,4 +150,4 @@ def chain(learn: Callable, win: Callable, config: PairsConfig) -> Method:
         return chain_values(params["order"], probability, params["thresholds"][nearest(params["lambdas"], lam)])
 
     # The best of a grid of thresholds jumps as rows do.
-    return Method(fit, Policy(apply), config, full_feedback=config.full)
+    return Method(fit, Policy(apply), config, full_feedback=config.full, smooth=False)

@@ -98,4 +98,4 @@ def ucb_replay(config: UcbReplayConfig = UcbReplayConfig()) -> Method:
         score, cost = params["mean"][index]
         return jnp.where(params["used"][index] > 0, utility(score, cost, lam), _NEVER)
 
-    return Method(fit, Policy(apply), config)
+    return Method(fit, Policy(apply), config, smooth=False)

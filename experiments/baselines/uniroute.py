@@ -119,7 +119,7 @@ def uniroute(config: UniRouteConfig = UniRouteConfig()) -> Method:
     def apply(params, x, lam):
         return utility(1.0 - cluster_map(params, x) @ params["error"], params["cost"], lam)
 
-    return Method(fit, Policy(apply), config)
+    return Method(fit, Policy(apply), config, smooth=False)
 
 
 def uniroute_learned(config: UniRouteConfig = UniRouteConfig(learned=True)) -> Method:

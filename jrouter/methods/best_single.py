@@ -33,4 +33,4 @@ def best_single(config: BestSingleConfig = BestSingleConfig()) -> Method:
         return {"score": weighted_mean(scores.score, weight), "cost": weighted_mean(scores.cost, weight)}
 
     policy = Policy(lambda params, x, lam: utility(params["score"], params["cost"], lam))
-    return Method(fit, policy, config)
+    return Method(fit, policy, config, smooth=False)

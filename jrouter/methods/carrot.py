@@ -33,7 +33,7 @@ def carrot(config: CarrotConfig = CarrotConfig()) -> Method:
     def fit(key, problem):
         return fit_all(key, family, problem, problem.full.score, problem.full.cost)
 
-    return Method(fit, plug_in_policy(family.predict), config, full_feedback=True)
+    return Method(fit, plug_in_policy(family.predict), config, full_feedback=True, smooth=config.predictor != "knn")
 
 
 def causal_carrot(config: CarrotConfig = CarrotConfig()) -> Method:
@@ -44,7 +44,7 @@ def causal_carrot(config: CarrotConfig = CarrotConfig()) -> Method:
         scores = tuned_scores(problem.log, problem.nuisances, estimator=config.estimator, strength=config.strength)
         return fit_all(key, family, problem, scores.score, scores.cost)
 
-    return Method(fit, plug_in_policy(family.predict), config)
+    return Method(fit, plug_in_policy(family.predict), config, smooth=config.predictor != "knn")
 
 
 def _with(build: Callable[..., Method], predictor: str) -> Callable[..., Method]:

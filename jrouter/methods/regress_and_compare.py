@@ -48,7 +48,7 @@ def regress_and_compare(config: RegressConfig = RegressConfig()) -> Method:
             log = replace(log, row_weight=log.weight * weight)
         return fit_logged(key, family, log, problem)
 
-    return Method(fit, plug_in_policy(family.predict), config)
+    return Method(fit, plug_in_policy(family.predict), config, smooth=family.smooth)
 
 
 def _reading(outcome: str, inverse_propensity: bool) -> Callable[..., Method]:

@@ -249,7 +249,7 @@ def rm_auto(config: RmAutoConfig = RmAutoConfig()) -> Method:
         rule = f"a candidate is taken if its gain is more than {config.support:g} standard errors"
         return "\n".join([*lines, f"chosen: {config.candidates[int(found['chosen'])]} ({rule})"])
 
-    return Method(fit, Policy(apply, stochastic=draws), config, settle=settle, explain=explain)
+    return Method(fit, Policy(apply, stochastic=draws), config, settle=settle, explain=explain, smooth=False)
 
 
 def observed_utility(log: LoggedData, nuisances: Nuisances, lambdas: Array) -> Array:

@@ -253,18 +253,17 @@ def residual_policy(config: RmResidualConfig) -> Policy:
 
 def rm_residual(config: RmResidualConfig = RmResidualConfig()) -> Method:
     """One router for all lambdas, trained by regret from the plug-in rule."""
-    family = OUTCOME_MODELS[config.outcome]()
 
     def fit(key: Array, problem: Problem) -> dict[str, Any]:
         log, split = problem.log, problem.split
         key_plug_in, key_propensity, key_train = jax.random.split(key, 3)
-        plug_in = fit_outcome(key_plug_in, family, log, split)
+        plug_in = fit_outcome(key_plug_in, OUTCOME_MODELS[config.outcome](), log, split)
         strength = None
         if log.propensity is None:
             strength = fit_propensity(key_propensity, PROPENSITY_MODELS[config.propensity](), log, split).strength
         return fit_residual(key_train, problem, plug_in, config, strength=strength)[0]
 
-    return Method(fit, residual_policy(config), config)
+    return Method(fit, residual_policy(config), config, smooth=OUTCOME_MODELS[config.outcome]().smooth)
 
 
 def _with(default: RmResidualConfig) -> Callable[..., Method]:
