@@ -79,40 +79,45 @@ def summaries(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def figure_of(groups: list[dict[str, Any]], out: Path) -> None:
     """Above, what pruning and masks change and what k queries add; below, the seconds of training that go with it."""
     cells = [cell for group in groups for cell in group["cells"]]
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained", sharex="col")
+    figure, axes = plt.subplots(2, 3, figsize=(15, 8), layout="constrained", sharex="col")
     sizes = values_of(cells, "models")
-    questions = {name: values_of(select(cells, question=name), "variant") for name in ("prune", "restrict")}
+    variants = {name: values_of(select(cells, question=name), "variant") for name in ("prune", "restrict")}
+    drawn = [0, 0, 0]
 
-    def curve(column, places, of, label, colour, line):
-        """Differences to `against` above and seconds below, at each place; a place is fields of a key."""
+    def curve(column: int, places: Sequence[Key], of: Key, label: str, colour: str, line: str) -> None:
+        """Differences to `against` above and seconds below, at each place: one field of a key, and its value."""
         keys = [{**of, **place} for place in places]
-        found = [change(cells, key, against(key)) for key in keys]
+        estimates = [change(cells, key, against(key)) for key in keys]
+        # A mask takes no training; what it saves is the training of the router that it is compared with.
+        trained = [against(key) or key if key["way"] == "mask" else key for key in keys]
+        seconds = [[cell["seconds"] for cell in select(cells, **key)] for key in trained]
         x = [next(iter(place.values())) for place in places]
-        there = [(place, one) for place, one in zip(x, found, strict=True) if one is not None]
+        look = {"color": colour, "linestyle": line, "marker": "o", "markersize": 4, "label": label, "linewidth": 1.3}
+        there = [(at, one) for at, one in zip(x, estimates, strict=True) if one is not None]
         if there:
-            at, estimates = zip(*there, strict=True)
-            mean = [100 * one.mean for one in estimates]
-            axes[0, column].plot(at, mean, line, color=colour, marker="o", markersize=4, label=label)
-            low, high = ([100 * getattr(one, end) for one in estimates] for end in ("low", "high"))
-            axes[0, column].fill_between(at, low, high, color=colour, alpha=0.1, linewidth=0)
-        took = [(place, [cell["seconds"] for cell in select(cells, **key)]) for place, key in zip(x, keys, strict=True)]
-        if took := [(place, float(np.mean(one))) for place, one in took if one]:
-            axes[1, column].plot(*zip(*took, strict=True), line, color=colour, marker="o", markersize=4, label=label)
+            # A little apart, so that intervals can be told from each other.
+            at = np.array([place for place, _ in there]) * 1.05 ** drawn[column]
+            drawn[column] += 1
+            mean, width = ([100 * getattr(one, part) for _, one in there] for part in ("mean", "half_width"))
+            axes[0, column].errorbar(at, mean, yerr=width, capsize=2, elinewidth=0.8, **look)
+        took = [(at, float(np.mean(one))) for at, one in zip(x, seconds, strict=True) if one]
+        if took and of["method"] != "rm_softmax_masks":
+            axes[1, column].plot(*zip(*took, strict=True), **look)
 
     by_size = [{"models": models} for models in sizes]
     by_k = [{"k": k} for k in values_of(select(cells, question="add", way="extend"), "k")]
     for method, colour in _COLOURS.items():
-        for variant, line in zip(questions["prune"], ("-", "--", "-.", ":"), strict=False):
+        for variant, line in zip(variants["prune"], ("-", "--", "-.", ":"), strict=False):
             of = {"question": "prune", "method": method, "variant": variant, "way": "", "k": 0}
-            named = variant if variant == "all" else f"without {variant}"
+            named = "all models" if variant == "all" else f"without {variant}"
             curve(0, by_size, of, f"{method}, {named}", colour, line)
-        for pool, line in zip(questions["restrict"], ("-", "--"), strict=False):
+        for pool, line in zip(variants["restrict"], ("-", "--"), strict=False):
             of = {"question": "restrict", "method": method, "variant": pool, "way": "mask", "k": 0}
-            named = "half gone" if pool == "half" else pool
-            curve(1, by_size, of, f"{method}, {named}", colour, line)
+            curve(1, by_size, of, f"{method}, {'half gone' if pool == 'half' else pool}", colour, line)
         of = {"question": "add", "method": method, "variant": "", "models": sizes[-1]}
         for way, line in (("extend", "-"), ("retrain", "--")):
-            curve(2, by_k, of | {"way": way}, f"{method}, {way}", colour, line)
+            named = "extended" if way == "extend" else "trained again"
+            curve(2, by_k, of | {"way": way}, f"{method}, {named}", colour, line)
         whole = of | {"way": "whole log", "k": 0}
         if (level := change(cells, whole, against(whole))) is not None:
             axes[0, 2].axhline(100 * level.mean, linestyle=":", color=colour, label=f"{method}, all its rows logged")
@@ -120,18 +125,24 @@ def figure_of(groups: list[dict[str, Any]], out: Path) -> None:
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
         axis.axhline(0, color="black", linewidth=0.8)
-        axis.set_ylabel("change of utility x 100")
-    for axis in axes[1]:
-        axis.set_ylabel("seconds of training")
+    axes[0, 0].set_ylabel("change of utility x 100, 95% intervals")
+    for axis, label in zip(axes[1], ("seconds of training", "seconds of training again", "seconds"), strict=True):
+        axis.set_ylabel(label)
+    ticks = (sizes, sizes, [place["k"] for place in by_k])
+    names = ("models of the pool", "models of the pool", "scored queries of the new one")
+    for column, (axis, at, name) in enumerate(zip(axes[1], ticks, names, strict=True)):
         axis.set_yscale("log")
-    for axis, label in zip(axes[1], ("models of the pool", "models of the pool", "scored queries of it"), strict=True):
         axis.set_xscale("log")
-        axis.set_xlabel(label)
+        axis.set_xticks(at, [f"{value:,}" for value in at])
+        axis.minorticks_off()
+        axis.set_xlabel(name)
+        entries: dict[str, Any] = {}
+        for one in (axis, axes[0, column]):
+            entries |= dict(zip(*reversed(one.get_legend_handles_labels()), strict=True))
+        if entries:
+            place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17)}
+            axis.legend(entries.values(), entries.keys(), fontsize=7, frameon=False, ncols=2, **place)
     for axis in axes.flat:
         axis.grid(alpha=0.25)
-    for axis in axes[0]:
-        if axis.lines[1:]:
-            axis.legend(fontsize=7, frameon=False)
-    axes[1, 0].legend(fontsize=7, frameon=False)
     figure.savefig(out, dpi=150)
     plt.close(figure)

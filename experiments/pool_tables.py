@@ -28,7 +28,7 @@ def prune_table(groups: Sequence[dict[str, Any]]) -> str:
     """Pruning before training: what it keeps and changes, and seconds of a fit."""
     cells = select([cell for group in groups for cell in group["cells"]], question="prune")
     lines = [
-        "| models | without | kept | `plug_in`, change | seconds | `rm_softmax`, change | seconds |",
+        "| models | without | kept | `plug_in`, or its change | seconds | `rm_softmax`, or its change | seconds |",
         "|---:|---|---:|---:|---:|---:|---:|",
     ]
     for models in values_of(cells, "models"):
@@ -37,7 +37,9 @@ def prune_table(groups: Sequence[dict[str, Any]]) -> str:
             line.append(_kept(cells, {"models": models, "variant": variant}))
             for method in METHODS[:2]:
                 of = {"question": "prune", "models": models, "method": method, "variant": variant, "way": "", "k": 0}
-                line += [_points(change(cells, of, against(of))), _seconds(cells, of)]
+                level = [cell["utility"] for cell in select(cells, **of)]
+                said = f"{100 * sum(level) / len(level):.1f}" if level and variant == "all" else ""
+                line += [_points(change(cells, of, against(of))) or said, _seconds(cells, of)]
             lines.append(f"| {' | '.join(line)} |")
     return "\n".join(lines)
 
