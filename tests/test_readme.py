@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jrouter import logging_policies, synthetic, write_log
+from jrouter.nuisances import propensity, ridge
+from jrouter.nuisances.crossfit import OUTCOME_MODELS, PROPENSITY_MODELS
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -27,7 +29,10 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     queries = [f"{word} number {place}" for place, word in enumerate(words)]
     pq.write_table(logged.append_column("query", pa.array(queries)), tmp_path / "gateway.parquet")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("jrouter.encoders.load.HASHING_DIM", 12)  # for speed; the fits are of width 256 else
+    # For speed: the fits are of width 256 else, and choose among penalties in folds of their own.
+    monkeypatch.setattr("jrouter.encoders.load.HASHING_DIM", 12)
+    monkeypatch.setitem(OUTCOME_MODELS, "pooled", lambda: ridge.pooled(((3.0, 3.0),)))
+    monkeypatch.setitem(PROPENSITY_MODELS, "logistic", lambda: propensity.logistic((0.1,)))
     scope: dict = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), scope)

@@ -18,10 +18,8 @@ from jrouter.train_stacked import StackedConfig, make_stacked_train, members_of,
 
 R, N, D, T = 5, 70, 4, 3
 LAMBDAS = jnp.linspace(0.0, 2.0, R)
-RATES = jnp.linspace(0.01, 0.05, R)
 SHUFFLE = jax.random.key(9)
 NETWORK = RouterNetwork(T, (6, 5))
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 def surrogate(logits, targets, lam):
@@ -99,7 +97,7 @@ def test_training_a_stack_is_training_each_alone(validated):
     train = make_stacked_train(NETWORK, surrogate, config)
     rows, valid = rows_of(0), rows_of(1, 33) if validated else None
     state = train.init(members(), rows, valid)
-    advance = jax.jit(train.advance, static_argnames="epochs", compiler_options=QUICK)
+    advance = jax.jit(train.advance, static_argnames="epochs")
     # Two chunks of epochs are one.
     state, _ = advance(state, members(), rows, valid, SHUFFLE, epochs=2)
     state, info = advance(state, members(), rows, valid, SHUFFLE, epochs=2)
@@ -139,13 +137,15 @@ def test_replicates_have_weights_and_targets_of_their_own():
 
 
 STOPPING = StackedConfig(epochs=24, batch_size=16, patience=2)
+MANY = 10
+"""Routers: two groups of one size, so that few sizes are compiled."""
 
 
 @cache
 def stopping():
     """Routers of which some stop early, in one group and one chunk."""
     train = make_stacked_train(NETWORK, surrogate, STOPPING)
-    return train, partial(run_sweep, train, members(9), rows_of(0), rows_of(1, 33), SHUFFLE, config=STOPPING)
+    return train, partial(run_sweep, train, members(MANY), rows_of(0), rows_of(1, 33), SHUFFLE, config=STOPPING)
 
 
 def test_stopped_routers_leave_the_stack_and_nothing_changes():
@@ -161,11 +161,13 @@ def test_stopped_routers_leave_the_stack_and_nothing_changes():
     done = [progress.done for progress, _ in seen]
     assert done == sorted(done) and done[-1] == 1.0 and [p.groups for p, _ in seen] == [2] * len(seen)
     # The rule itself: the best of the epochs up to the first two in a row that are no better.
-    state = train.init(members(9), rows_of(0), rows_of(1, 33))
-    advance = jax.jit(train.advance, static_argnames="epochs")
-    _, info = advance(state, members(9), rows_of(0), rows_of(1, 33), SHUFFLE, epochs=24)
-    for place in range(9):
-        best, waited = float(state.best_loss[place]), 0
+    state = jax.jit(train.init)(members(MANY), rows_of(0), rows_of(1, 33))
+    first = np.asarray(state.best_loss)
+    # The very program of the sweep: nothing more is compiled.
+    advance = jax.jit(train.advance, static_argnames="epochs", donate_argnums=0)
+    _, info = advance(state, members(MANY), rows_of(0), rows_of(1, 33), SHUFFLE, epochs=24)
+    for place in range(MANY):
+        best, waited = float(first[place]), 0
         for loss in np.asarray(info.valid_loss[:, place]):
             best, waited = (loss, 0) if loss < best else (best, waited + 1)
             if waited == 2:
