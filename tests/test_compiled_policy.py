@@ -1,7 +1,6 @@
 """Compiled policies: batches of any size are answered as rows one by one, and nothing compiles in use."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from threading import Barrier
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import compilations
 
 from jrouter import compiled_policy
 from jrouter.batching import largest_batch
@@ -38,22 +38,6 @@ def compiled(stochastic: Any = False, at=None):
 def values_of(x, lam, pool):
     """Utilities in float64, those outside the pool out of reach."""
     return np.where(pool, x.astype(np.float64) @ W - lam * COST, -np.inf)
-
-
-@contextmanager
-def compilations():
-    """Counts what JAX compiles, in a list that grows."""
-    found = []
-
-    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            found.append(duration_secs)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield found
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.parametrize("pool", [None, POOL])

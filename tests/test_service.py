@@ -3,14 +3,13 @@
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import compilations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,22 +69,6 @@ def service(**settings):
 
 def added(before, after):
     return {name: count for name in after if (count := after[name] - before[name])}
-
-
-@contextmanager
-def compilations():
-    """Counts what JAX compiles, in a list that grows."""
-    found = []
-
-    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            found.append(duration_secs)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield found
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_decides_as_its_router_does():

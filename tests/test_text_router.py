@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pytest
+from compilations import compilations
 
 from jrouter.encoders.errors import EncoderError
 from jrouter.encoders.load import load_encoder
@@ -181,14 +182,7 @@ def test_nothing_compiles_after_compile():
     one = pickle.loads(pickle.dumps(router()))  # its programs are its own
     examples = texts(30, seed=6)
     one.compile((1,), texts=examples)
-    compiled = []
-
-    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with compilations() as compiled:
         one.route(examples[0], 3.0)
         one.route(list(reversed(examples)), 3.0)
         one.probabilities(examples, 3.0, ["large"])
@@ -197,8 +191,6 @@ def test_nothing_compiles_after_compile():
         assert not compiled
         one.route("prove " * 400, 3.0)  # longer than any example
         assert compiled
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_with_a_mesh_texts_are_embedded_on_it_and_decided_the_same():
