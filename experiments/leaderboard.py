@@ -36,6 +36,7 @@ from learners import NAMED, Learners
 from studies import StudyOptions, budget, logged_settings, method_names, say_what_is_left, smaller
 
 from jrouter.io.results import write_csv, write_json
+from jrouter.synthetic import REGIMES
 
 EVERY = tuple(name for name in NAMED if name in BASELINES or first_name(name) == name)
 """A second name of an estimator is left out."""
@@ -114,6 +115,24 @@ def rows_of(groups: Sequence[dict[str, Any]]) -> list[list[Any]]:
     ]
 
 
+def settings_of(tables: Sequence[str], policies: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of table and logging policy, each log once: regimes that differ in how they are logged alone, as
+    nonlinear and poor_overlap do, are one world wherever the policy is none of theirs.
+
+    >>> settings_of(["synthetic:nonlinear", "synthetic:poor_overlap"], ["confounded", "cost"])[2:]
+    [('synthetic:poor_overlap', 'confounded')]
+    """
+
+    def world(table: str, policy: str) -> Any:
+        regime = REGIMES.get(table.removeprefix("synthetic:"))
+        if regime is None or policy == "confounded":
+            return table
+        return replace(regime, logging_spread=0.0, exploration=0.0)
+
+    first = {(world(table, policy), policy): table for table in reversed(tables) for policy in policies}
+    return [(table, policy) for table in tables for policy in policies if first[world(table, policy), policy] == table]
+
+
 def main(options: Options) -> None:
     """Computes what is missing, then ranks what is there."""
     if options.smoke:
@@ -142,8 +161,7 @@ def main(options: Options) -> None:
     keys: list[Key] = [
         {"table": table, "logging_policy": policy, "seed": seed, "method": method}
         for seed in range(options.seeds)
-        for table in found
-        for policy in policies
+        for table, policy in settings_of(list(found), policies)
         for method in names
     ]
 

@@ -345,6 +345,16 @@ def test_a_run_resumes_cell_by_cell_and_tables_share_one_file(tmp_path, quick, c
     assert {one["method"] for one in ranking["methods"]} == {"cheapest", "best_single"} and len(ranking["pairs"]) == 1
 
 
+def test_no_log_is_counted_twice():
+    """poor_overlap is the nonlinear world, logged otherwise: under a policy of neither it is the same log."""
+    tables = ["synthetic:nonlinear", "mine.csv", "synthetic:poor_overlap", "synthetic:linear"]
+    found = leaderboard.settings_of(tables, ["confounded", "cost"])
+    assert found == [(table, policy) for table in tables for policy in ("confounded", "cost")][:5] + [
+        ("synthetic:linear", "confounded"),
+        ("synthetic:linear", "cost"),
+    ]
+
+
 def test_kept_batches_give_the_error_of_a_difference(tmp_path, quick):
     leaderboard.main(options_of(tmp_path, seeds=1, methods="cheapest,best_single"))
     (group,) = cells.current(tmp_path / "leaderboard.json")
