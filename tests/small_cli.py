@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
-from small_router import D, world
+from small_router import world
 
 from jrouter.app import calibrate, evaluate
 from jrouter.app.cli import main
@@ -151,6 +151,3 @@ def little_to_compile(folder: Path) -> Iterator[None]:
             for name, value in before.items():
                 jax.config.update(name, value)
             compilation_cache.reset_cache()
-
-
-EMBEDDING = [0.0] * D

@@ -11,6 +11,7 @@ from small_router import fitted
 
 from jrouter.app import cli, diagnose
 from jrouter.app.log_report import ESTIMATED
+from jrouter.router import Router
 
 FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 REPORT = {
@@ -221,11 +222,19 @@ LINES = st.one_of(
 GOOD = json.dumps({"embedding": truth(1, 5)[0][0].tolist()}).encode()
 
 
+@pytest.fixture
+def loaded_once(router, monkeypatch):
+    """The router is read and compiled once, as lines are what differs."""
+    once = Router.load(router)
+    monkeypatch.setattr(Router, "load", lambda folder: once)
+    return router
+
+
 @FEW
 @given(st.lists(LINES | st.just(GOOD), max_size=8))
-def test_whatever_a_line_is_it_is_decided_or_skipped(router, tmp_path, lines):
+def test_whatever_a_line_is_it_is_decided_or_skipped(loaded_once, tmp_path, lines):
     (tmp_path / "q.jsonl").write_bytes(b"\n".join([*lines, GOOD]))
-    code, out, err = run("route", router, "--lambda", 20, "--input", tmp_path / "q.jsonl")
+    code, out, err = run("route", loaded_once, "--lambda", 20, "--input", tmp_path / "q.jsonl")
     decided = [json.loads(line) for line in out.splitlines()]
     asked = sum(bool(line.decode("utf-8", "replace").strip()) for line in lines) + 1
     skipped = err.count(" skipped: ")
