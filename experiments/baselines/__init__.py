@@ -5,21 +5,27 @@ them where `--methods` names them; they are in no default list. Each file says w
 it is adapted to a log of one model a query, and what differs. imitation_* are not adapted: they do with a log what
 their system does with it. Those with `Method.full_feedback` need every model's outcome, which no log has.
 
-Left out, and why. FrugalGPT and other cascades: a query is answered by several models in turn, by what the first one
-said, and pays for all; a `Policy` chooses one before any has answered, and is judged so. MixLLM (arXiv 2502.18482):
-its predictors of quality and cost of each model are `regress_and_compare_*`, its bonus for uncertainty is
-`linucb_upper`, and its waiting times are in no log. PILOT (arXiv 2508.21141): LinUCB that starts from human preferences
-between answers, which are in no log; without them it is `linucb_upper`. LLM Bandit: see `barp`.
+Some of these systems learn online, by what their own choices bring; a log has another policy's. `ucb_replay`, `mixllm`
+and `pilot` are replayed on the rows that match their choices, `barp` and `llm_bandit` weight the rows; each says what
+that shows and what it cannot. `carl_*` and `linucb_*` are rules on what one reading of the log knows.
+
+Elsewhere: FrugalGPT's cascade, which asks several models in turn, pays for all, and is judged by itself: `cascade.py`.
+Left out of those that are here, as no log has it: MixLLM's waiting times and users' thumbs, PILOT's preferences of
+people between two answers to one query, its budget over a horizon, LLM Bandit's benchmarks that every model answered.
 """
 
 from collections.abc import Callable
 
 from baselines import (
     barp,
+    carl,
     carrot_convex,
     imitation,
     kmeans,
+    llm_bandit,
     matrix_factorisation,
+    mixllm,
+    pilot,
     rorf,
     routellm,
     ucb_replay,
@@ -38,6 +44,10 @@ BASELINES: dict[str, Callable[..., Method]] = {
     **carrot_convex.VARIANTS,
     **{name: linucb.VARIANTS[name] for name in ("linucb_mean", "linucb_upper", "linucb_thompson")},
     "barp": barp.barp,
+    "llm_bandit": llm_bandit.llm_bandit,
+    **carl.VARIANTS,
+    "mixllm": mixllm.mixllm,
+    "pilot": pilot.pilot,
     "ucb_replay": ucb_replay.ucb_replay,
     "rorf": rorf.rorf,
     "routellm_mf": routellm.routellm_mf,

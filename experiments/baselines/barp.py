@@ -7,8 +7,7 @@ Its gradient is REINFORCE's, pi / p * (r - b) * grad log pi: what an action that
 online, a logged one teaches at its weight.
 
 Source: Wei et al. (2025), Learning to route LLMs from bandit feedback, BaRP, arXiv 2510.07429 (policy over [query,
-preference], reward, REINFORCE with entropy). LLM Bandit (Li 2025, arXiv 2502.02743), also one policy conditioned on
-preference, differs by PPO and by identity vectors of models from full benchmarks; its objective on a log is this one.
+preference], reward, REINFORCE with entropy). LLM Bandit, also one policy conditioned on preference: `llm_bandit`.
 
 Adaptation: BaRP draws an action from its present policy and looks its outcome up in a full table. A log answers for
 the logged action only, so each row is weighted by 1 / propensity, capped. What that can show: where the policy that
@@ -69,6 +68,22 @@ def row_objective(logits: Array, model: Array, weight: Array, advantage: Array, 
     return weight * probability[model] * advantage - entropy * (probability * log_probability).sum()
 
 
+def start_networks(key: Array, dim: int, width: int, config: BarpConfig) -> dict[str, Any]:
+    """Parameters for `preference_logits` of `width` outputs on queries [dim], before training."""
+    keys = jax.random.split(key)
+    preference = RouterNetwork(_PREFERENCE_WIDTH, (_PREFERENCE_WIDTH,)).init(keys[0], jnp.zeros(2))
+    return {
+        # Its own head starts near 0, where a router should, and an encoder should not.
+        "preference": jax.tree.map(lambda leaf: 10.0 * leaf, preference),
+        "head": RouterNetwork(width, config.hidden).init(keys[1], jnp.zeros(dim + _PREFERENCE_WIDTH)),
+    }
+
+
+def reward(score: Array, cost: Array, w_cost: Array, tau: Array) -> Array:
+    """(1 - w_cost) * score - w_cost * min(cost / tau, 1), elementwise."""
+    return (1.0 - w_cost) * score - w_cost * jnp.minimum(cost / tau, 1.0)
+
+
 def barp(config: BarpConfig = BarpConfig()) -> Method:
     """A preference-conditioned policy, by weighted policy gradient."""
 
@@ -77,21 +92,13 @@ def barp(config: BarpConfig = BarpConfig()) -> Method:
         scaling = fit_scaling(log.x, log.weight)
         tau = jnp.maximum(jnp.quantile(log.cost, config.tau_quantile), 1e-30)
         grid = jnp.linspace(0.0, 1.0, config.preferences)
-        price = jnp.minimum(log.cost / tau, 1.0)
-        reward = (1.0 - grid) * log.score[:, None] - grid * price[:, None]
-        advantage = reward - weighted_mean(reward, log.score_weight)
+        rewards = reward(log.score[:, None], log.cost[:, None], grid, tau)
+        advantage = rewards - weighted_mean(rewards, log.score_weight)
         inverse = jnp.minimum(1.0 / jnp.maximum(problem.nuisances.propensity, 1e-30), config.cap)
         examples = scale(scaling, log.x), log.model, inverse, advantage
 
         def start(key):
-            keys = jax.random.split(key)
-            preference = RouterNetwork(_PREFERENCE_WIDTH, (_PREFERENCE_WIDTH,)).init(keys[0], jnp.zeros(2))
-            head = RouterNetwork(len(log.models), config.hidden)
-            return {
-                # Its own head starts near 0, where a router should, and an encoder should not.
-                "preference": jax.tree.map(lambda leaf: 10.0 * leaf, preference),
-                "head": head.init(keys[1], jnp.zeros(log.x.shape[1] + _PREFERENCE_WIDTH)),
-            }
+            return start_networks(key, log.x.shape[1], len(log.models), config)
 
         def loss(params, example, setting):
             x, model, weight, advantage = example
