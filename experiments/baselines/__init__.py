@@ -9,7 +9,7 @@ Some of these systems learn online, by what their own choices bring; a log has a
 and `pilot` are replayed on the rows that match their choices, `barp` and `llm_bandit` weight the rows; each says what
 that shows and what it cannot. `carl_*` and `linucb_*` are rules on what one reading of the log knows.
 
-Elsewhere: FrugalGPT's cascade, which asks several models in turn, pays for all, and is judged by itself: `cascade.py`.
+FrugalGPT's cascade asks several models in turn and pays for all: no `Policy`, it judges itself (`Cascade.outcomes`).
 Left out of those that are here, as no log has it: MixLLM's waiting times and users' thumbs, PILOT's preferences of
 people between two answers to one query, its budget over a horizon, LLM Bandit's benchmarks that every model answered.
 """
@@ -20,6 +20,7 @@ from baselines import (
     barp,
     carl,
     carrot_convex,
+    cascade,
     imitation,
     kmeans,
     llm_bandit,
@@ -42,6 +43,7 @@ BASELINES: dict[str, Callable[..., Method]] = {
     "matrix_factorisation": matrix_factorisation.matrix_factorisation,
     "tensor_factorisation": matrix_factorisation.tensor_factorisation,
     **carrot_convex.VARIANTS,
+    **cascade.VARIANTS,
     **{name: linucb.VARIANTS[name] for name in ("linucb_mean", "linucb_upper", "linucb_thompson")},
     "barp": barp.barp,
     "llm_bandit": llm_bandit.llm_bandit,
