@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 from jrouter.methods.rm_auto import RmAutoConfig
+from jrouter.nuisances import propensity, ridge
+from jrouter.nuisances.crossfit import OUTCOME_MODELS, PROPENSITY_MODELS
 from jrouter.splits import split_log
 from jrouter.types import LoggedData, Nuisances, take_rows
 
@@ -504,6 +506,10 @@ def test_the_choice_is_replayed_from_what_was_kept(tmp_path, capsys):
         patch.setattr(tune_auto, "RmAutoConfig", lambda names=candidates[:2]: RmAutoConfig(names))
         patch.setattr(tune_auto, "TEST_ROWS", 500)
         patch.setattr(learners, "compiler_options", lambda fast: data.compiler_options(True))
+        # No choice among penalties: less to compile. What is compiled so is not for other tests.
+        patch.setattr(one_log, "_nuisance_program", cache(one_log._nuisance_program.__wrapped__))
+        patch.setitem(OUTCOME_MODELS, "pooled", lambda: ridge.pooled(((3.0, 3.0),)))
+        patch.setitem(PROPENSITY_MODELS, "logistic", lambda: propensity.logistic((0.1,)))
         tune_auto.main(options)
         printed = capsys.readouterr().out
         tune_auto.main(options)
