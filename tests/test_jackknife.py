@@ -20,7 +20,7 @@ from jrouter.inference import (
 from jrouter.jackknife import contributions, influence
 from jrouter.known_worlds import draw_known_log, linear_rule, make_known_world, true_value
 from jrouter.nuisances import propensity, ridge
-from jrouter.nuisances.crossfit import OUTCOME_MODELS, PROPENSITY_MODELS, NuisanceConfig
+from jrouter.nuisances.crossfit import OUTCOME_MODELS, PROPENSITY_MODELS, NuisanceConfig, choose_strengths
 from jrouter.off_policy import VALUE_ESTIMATORS, fixed_policy_value, value_estimate
 from jrouter.splits import folds_alone
 from jrouter.types import LoggedData
@@ -36,6 +36,16 @@ def one_strength():
         patch.setitem(OUTCOME_MODELS, "ridge", lambda: ridge.ridge(((float("inf"), 0.1),)))
         patch.setitem(PROPENSITY_MODELS, "logistic", lambda: propensity.logistic((1e-3,), iterations=30))
         yield
+
+
+def drawn(n):
+    """A small world and a log of it, by one program."""
+
+    def draw():
+        world = make_known_world(jax.random.key(0), dim=3, n_models=3)
+        return world, draw_known_log(world, jax.random.key(1), n)[0]
+
+    return jax.jit(draw)()
 
 
 def random_log(n, seed=0):
@@ -82,18 +92,21 @@ def test_the_jackknife_of_a_regression_is_the_sandwich():
 
 @pytest.mark.parametrize("names", [("direct", "ips", "dr"), pytest.param(VALUE_ESTIMATORS, marks=pytest.mark.slow)])
 def test_derivatives_through_the_fits_are_differences(names):
-    world = make_known_world(jax.random.key(0), dim=3, n_models=3)
-    log, _ = draw_known_log(world, jax.random.key(1), 150)
+    world, log = drawn(150)
     policy, params = linear_rule(world)
     split = folds_alone(log, np.arange(150) % 3, n_folds=3)
-    values = value_estimate(jax.random.key(2), log, split, policy, params, LAMBDAS, nuisances=CONFIG)
+    key = jax.random.key(2)
+    # Chosen by one program, and not operation by operation.
+    strengths = jax.jit(lambda log: choose_strengths(key, log, split, CONFIG))(log)
+    values = value_estimate(key, log, split, policy, params, LAMBDAS, nuisances=CONFIG, strengths=strengths)
     of_log = jax.jit(lambda log: values(log, names))
-    _, moved = jax.jit(lambda log: influence(log, lambda log: values(log, names)))(log)
+    moved = np.asarray(jax.jit(lambda log: influence(log, lambda log: values(log, names))[1])(log))
     assert moved.shape == (len(names), 2, 2, 150) and np.isfinite(moved).all()
     step = 0.02
     for row in (3, 77):
-        up, down = (of_log(replace(log, row_weight=jnp.ones(150).at[row].add(sign * step))) for sign in (1.0, -1.0))
-        scale = np.abs(np.asarray(moved)).max(axis=-1)
+        weights = (1.0 + sign * step * np.eye(150, dtype=np.float32)[row] for sign in (1.0, -1.0))
+        up, down = (np.asarray(of_log(replace(log, row_weight=jnp.asarray(weight)))) for weight in weights)
+        scale = np.abs(moved).max(axis=-1)
         np.testing.assert_allclose(moved[..., row] / scale, (up - down) / (2 * step) / scale, atol=0.02)
 
 
@@ -145,9 +158,9 @@ def test_a_fixed_policy_has_wider_errors_where_its_nuisances_are_what_errs():
 
 def test_student_quantiles_and_few_clusters():
     scipy = pytest.importorskip("scipy.stats")
-    for freedom in (1.0, 4.0, 30.0, 1e6):
-        ours = [float(student_quantile(p, jnp.array(freedom))) for p in (0.9, 0.975, 0.995)]
-        np.testing.assert_allclose(ours, scipy.t.ppf([0.9, 0.975, 0.995], freedom), rtol=1e-3)
+    p, freedom = (part.ravel() for part in np.meshgrid([0.9, 0.975, 0.995], [1.0, 4.0, 30.0, 1e6]))
+    ours = jax.jit(jax.vmap(student_quantile))(p, freedom)
+    np.testing.assert_allclose(ours, scipy.t.ppf(p, freedom), rtol=1e-3)
     weight, group = jnp.array([1.0, 1.0, 0.0, 2.0]), jnp.array([0, 0, 1, 3])
     assert int(n_clusters(weight)) == 3 and int(n_clusters(weight, group)) == 2
     # Means of 5 clusters, normal: Student's interval holds as often as it says, the normal one does not.
@@ -204,13 +217,14 @@ def test_rows_that_depend_on_their_neighbours_in_time_need_blocks():
 
 def test_many_values_at_once_move_as_each_alone():
     """More values than are differentiated at once, in several chunks of rows: each as if it were the only one."""
-    world = make_known_world(jax.random.key(0), dim=3, n_models=3)
-    log = draw_known_log(world, jax.random.key(1), 2500)[0]
+    world, log = drawn(2500)
     policy, params = linear_rule(world)
     split = folds_alone(log, np.arange(2500) % 3, n_folds=3)
     values = partial(fixed_policy_value, jax.random.key(0), log, split, policy, params, nuisances=CONFIG)
-    many = jax.jit(values)(jnp.linspace(0.0, 300.0, 20))
-    last = jax.jit(values)(jnp.array([300.0]))
-    np.testing.assert_allclose(many.cost_error[-1], last.cost_error[0], rtol=1e-4)
-    np.testing.assert_allclose(many.score_error[-1], last.score_error[0], rtol=1e-4)
-    np.testing.assert_allclose(many.error[-1], last.error[0], rtol=1e-4)
+    lambdas = jnp.linspace(0.0, 300.0, 20)
+    program = jax.jit(values)
+    many, turned = program(lambdas), program(lambdas[::-1])
+    # What comes late in the one comes early in the other.
+    for name in ("value", "score_error", "cost_error", "error"):
+        np.testing.assert_allclose(getattr(many, name), getattr(turned, name)[::-1], rtol=1e-4)
+    assert np.ptp(many.error) > 0
