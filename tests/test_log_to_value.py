@@ -15,20 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from known_answers import draw_answers
 
 from jrouter.app.evaluate import evaluate_router
 from jrouter.app.read import LogOptions, read_team_log
 from jrouter.known_worlds import (
-    COST_NOISE,
     draw_known_log,
     draw_known_queries,
     linear_rule,
-    log_odds,
     make_known_world,
-    mean_outcomes,
     true_value,
 )
-from jrouter.metrics import masked
 from jrouter.nuisances import events, propensity, ridge
 from jrouter.nuisances.crossfit import OUTCOME_MODELS, PROPENSITY_MODELS, NuisanceConfig
 from jrouter.off_policy import fixed_policy_value
@@ -37,7 +34,7 @@ from jrouter.splits import split_log
 
 N, T, D = 20_000, 3, 2
 LAMBDAS = jnp.array([0.0, 200.0])
-WORLD = make_known_world(jax.random.key(3), n_models=T, dim=D, outcome_bend=0.1)
+WORLD = jax.jit(lambda: make_known_world(jax.random.key(3), n_models=T, dim=D, outcome_bend=0.1))()
 RULE, PARAMS = linear_rule(WORLD)
 CONFIG = NuisanceConfig("ridge")
 COLUMNS = {
@@ -54,15 +51,13 @@ COLUMNS = {
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quickly_compiled():
-    """Most of the time here is compilation: little of it, and one strength of each fit."""
-    jax.config.update("jax_disable_most_optimizations", True)
+def one_strength():
+    """One strength of each fit."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(OUTCOME_MODELS, "ridge", lambda: ridge.ridge(((1e-3, 1e-3),)))
         patch.setitem(PROPENSITY_MODELS, "logistic", lambda: propensity.logistic((3e-3,)))
         patch.setattr(events, "PENALTIES", (3e-3,))
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @dataclass(frozen=True)
@@ -98,12 +93,8 @@ def drawn(case):
     allowed = jnp.ones((n, T), bool)
     if case.allowed:  # models 1 and 2 the less, the better they are
         allowed = jax.random.bernoulli(key_allowed, jax.nn.sigmoid(-5.0 * x @ WORLD.ability.T)).at[:, 0].set(True)
-    logits = masked(jax.vmap(lambda x: log_odds(WORLD, x))(x), allowed)
-    model = jax.random.categorical(key_model, logits)
-    means = (*jax.vmap(lambda x: mean_outcomes(WORLD, x))(x), jax.nn.softmax(logits))
-    score, cost, chosen = (jnp.take_along_axis(part, model[:, None], axis=1)[:, 0] for part in means)
-    score = jax.random.bernoulli(key_score, score).astype(int)
-    cost = cost * jnp.exp(COST_NOISE * jax.random.normal(key_cost, (n,)) - COST_NOISE**2 / 2)
+    model, score, cost, chosen = draw_answers(WORLD, (key_model, key_score, key_cost), x, allowed)
+    score = score.astype(int)  # as thumbs are
     keep = jnp.ones(n)
     if case.keep:
         best = (WORLD.level + x @ WORLD.ability.T).max(axis=1)
