@@ -63,7 +63,7 @@ def summaries(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     cells = [cell for group in groups for cell in group["cells"]]
     rows = []
     for name in dict.fromkeys(tuple(cell["key"][part] for part in _NAMED) for cell in cells):
-        of = dict(zip(_NAMED, name, strict=True))
+        of: Key = dict(zip(_NAMED, name, strict=True))
         mine, to = select(cells, **of), against(of)
         found = change(cells, of, to)
         mean = {part: float(np.mean([cell[part] for cell in mine])) for part in ("utility", "kept", "rows", "seconds")}
