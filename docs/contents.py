@@ -3,19 +3,20 @@
 MODULES = {
     "Routers": "router learn policy assessment decision compiled_decisions router_pool large_logs forecast crossing",
     "Methods": "methods methods.*",
-    "Logs and tables": "types splits preferences io io.logs io.ingest io.contract io.columns io.read_report "
+    "Logs and tables": "types splits preferences io io.logs io.errors io.ingest io.contract io.columns io.read_report "
     "io.join_scores io.stream io.write_log io.adapters io.adapters.* io.tables io.routerbench io.sprout io.prices",
     "Nuisances": "nuisances nuisances.*",
     "Counterfactual scores": "estimators counterfactual balancing tuning weighted",
     "Losses and metrics": "losses metrics interval routing_metrics frontier_metrics",
     "Training": "networks train train_stacked stacked sweep stream_sweep sharding budget linalg io.sweeps",
-    "Values of policies": "off_policy policy_value honest_value inference jackknife refitted limited_overlap power "
+    "Values of policies": "off_policy policy_value honest_value inference resampling jackknife refitted limited_overlap power "
     "power_search power_world",
     "May a log be trusted?": "diagnostics explain verdict overlap calibration misfit pareto shift bounds "
     "bounding_scores query_bounds sensitivity",
     "Worlds with a known truth": "synthetic known_worlds logging_policies",
     "Encoders": "encoders encoders.load encoders.encode encoders.texts encoders.hashing encoders.bert encoders.llama "
-    "encoders.pooling encoders.weights encoders.tensors encoders.spec encoders.batches encoders.cache",
+    "encoders.pooling encoders.weights encoders.tensors encoders.spec encoders.batches encoders.cache "
+    "encoders.errors",
     "Files": "io.checkpoint io.export io.results",
     "Commands and serving": "app app.cli app.diagnose app.fit app.evaluate app.calibrate app.plan app.pool app.route "
     "app.export app.service app.litellm_strategy",
