@@ -180,6 +180,7 @@ def test_a_log_of_fewer_rows_than_neighbours_has_a_vote():
 def test_they_are_run_where_named_and_in_no_default():
     assert not set(BASELINES) & set(METHODS)
     assert set(learners.NAMED) == {*METHODS, *BASELINES}
+    assert {"carl_mean", "carl_lower", "carl_thompson", "mixllm", "pilot", "llm_bandit"} <= set(BASELINES)
     asked = compare_methods.chosen_methods("logging_policy,imitation_mlp,best_single")
     assert asked == ["best_single", "imitation_mlp", "logging_policy"]
     for usual in ("default", "all"):
