@@ -102,7 +102,8 @@ def make_shop(folder: Path) -> Shop:
     log, new, said = (folder / name for name in ("log.parquet", "new.parquet", "fit.json"))
     if not said.exists():
         folder.mkdir()
-        parquet(log, records()), parquet(new, records(seed=1))
+        parquet(log, records())
+        parquet(new, records(seed=1))
         fit = run(
             *("fit", log, "--out", folder / "router", "--method", "regress_and_compare_pooled"),
             *("--lambdas", LAMBDAS, "--assess-folds", 0, "--seed", 3),

@@ -21,7 +21,7 @@ import pool_logs  # noqa: E402 (scripts are no package)
 import pool_runs  # noqa: E402
 import pools  # noqa: E402
 
-BASE = make_world("nonlinear", dim=6, n_models=4)
+BASE = jax.jit(lambda: make_world("nonlinear", dim=6, n_models=4))()
 
 
 def small_log(rows=60, models=3):
@@ -58,13 +58,14 @@ def test_relatives_are_near_their_models_which_are_among_them():
 
 
 @pytest.mark.parametrize(
-    "base,n_models,words",
+    "regime,n_models,words",
     [
-        (make_world("specialists", dim=4, n_models=3), 5, "expected a linear or nonlinear world"),
-        (BASE, 3, "expected at least the 4 models of the base, got 3"),
+        ("specialists", 5, "expected a linear or nonlinear world"),
+        ("nonlinear", 3, "expected at least the 4 models of the base, got 3"),
     ],
 )
-def test_worlds_without_relatives(base, n_models, words):
+def test_worlds_without_relatives(regime, n_models, words):
+    base = BASE if regime == "nonlinear" else jax.jit(lambda: make_world(regime, dim=6, n_models=4))()
     with pytest.raises(ValueError, match=words):
         pool_logs.relatives(base, jax.random.key(0), n_models=n_models)
 

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from known_answers import draw_answers
 from sklearn.linear_model import LogisticRegression
 
 from jrouter.counterfactual import counterfactual_scores
 from jrouter.inference import standard_error
 from jrouter.known_worlds import (
-    COST_NOISE,
     draw_known_queries,
     linear_rule,
     log_odds,
@@ -23,7 +23,7 @@ from jrouter.known_worlds import (
     mean_outcomes,
     true_value,
 )
-from jrouter.metrics import decide, masked
+from jrouter.metrics import decide
 from jrouter.nuisances import events, propensity, ridge
 from jrouter.nuisances.crossfit import (
     OUTCOME_MODELS,
@@ -43,7 +43,7 @@ from jrouter.weighted import model_means, weighted_mean
 
 N, T, D = 20_000, 3, 2
 LAMBDAS = jnp.array([0.0, 200.0])
-WORLD = make_known_world(jax.random.key(3), n_models=T, dim=D)
+WORLD = jax.jit(lambda: make_known_world(jax.random.key(3), n_models=T, dim=D))()
 RULE, PARAMS = linear_rule(WORLD)
 CONSTANT = NuisanceConfig("ridge")
 
@@ -63,13 +63,7 @@ def draw(key, n, allowed=None):
     key_x, key_allowed, key_model, key_score, key_cost = jax.random.split(key, 5)
     x = draw_known_queries(WORLD, key_x, n)
     sets = None if allowed is None else allowed(key_allowed, x)
-    logits = jax.vmap(lambda x: log_odds(WORLD, x))(x)
-    logits = logits if sets is None else masked(logits, sets)
-    model = jax.random.categorical(key_model, logits).astype(jnp.int32)
-    means = (*jax.vmap(lambda x: mean_outcomes(WORLD, x))(x), jax.nn.softmax(logits))
-    score, cost, chosen = (jnp.take_along_axis(part, model[:, None], axis=1)[:, 0] for part in means)
-    score = jax.random.bernoulli(key_score, score).astype(jnp.float32)
-    cost = cost * jnp.exp(COST_NOISE * jax.random.normal(key_cost, (n,)) - COST_NOISE**2 / 2)
+    model, score, cost, chosen = draw_answers(WORLD, (key_model, key_score, key_cost), x, sets)
     return LoggedData(x, model, score, cost, allowed=sets, models=WORLD.models), chosen
 
 

@@ -67,8 +67,7 @@ ROWS = draw()
 ONES, APART = jnp.ones(600), jnp.arange(600)
 MORE = {"row_weight": jnp.asarray(np.random.default_rng(1).integers(1, 4, 600), jnp.float32)}
 MORE["group"] = jnp.asarray(np.random.default_rng(2).integers(0, 200, 600), jnp.int32)
-quick = partial(jax.jit)
-compiled = quick(partial(sensitivity_bounds, n_folds=K, n_bins=BINS_HERE))
+compiled = jax.jit(partial(sensitivity_bounds, n_folds=K, n_bins=BINS_HERE))
 
 
 def of_rows(*rows, row_weight=ONES, group=APART, scored=ONES):
@@ -168,7 +167,7 @@ def loop_tails(outcome, observed, model, fold, weight, tilt, n_bins):
     return quantile, shift
 
 
-@quick
+@jax.jit
 def tails_of(*rows_and_tilt):
     return make_tails(*rows_and_tilt[:-1], n_folds=K, n_bins=BINS_HERE)(rows_and_tilt[-1])
 
@@ -200,7 +199,7 @@ def test_bins_hold_equal_shares_and_rows_without_any_fall_back_to_their_model():
     rng = np.random.default_rng(0)
     outcome = jnp.asarray(rng.normal(size=(n, 2)), jnp.float32)
     model = jnp.asarray(np.arange(n) % 2, jnp.int32)
-    bins_of = quick(prediction_bins)
+    bins_of = jax.jit(prediction_bins)
     bins = np.asarray(bins_of(outcome, model, jnp.ones(n)))
     assert bins.max() == 3 and (np.bincount(bins[::2, 0]) == n // 8).all()
     # Few rows, few bins; ties in one.
@@ -212,7 +211,7 @@ def test_bins_hold_equal_shares_and_rows_without_any_fall_back_to_their_model():
     fold = jnp.asarray(rng.integers(0, 2, n), jnp.int32)
     constant = jnp.broadcast_to(fold[:, None].astype(jnp.float32), (n, 2))
     observed = jnp.asarray(rng.normal(size=n), jnp.float32)
-    run = quick(lambda model: make_tails(constant, observed, model, fold, jnp.ones(n), n_folds=2)(jnp.float32(2.0)))
+    run = jax.jit(lambda model: make_tails(constant, observed, model, fold, jnp.ones(n), n_folds=2)(jnp.float32(2.0)))
     got = run(model)
     e = np.asarray(observed - constant[:, 0], float)[(np.arange(n) % 2 == 1) & (np.asarray(fold) == 1)]
     e.sort()
@@ -303,7 +302,7 @@ def test_answers_that_were_not_scored_are_stood_for_by_the_others():
 def test_one_program_serves_logs_and_lambdas_and_gradients_are_finite():
     bounds: Any = partial(sensitivity_bounds, gammas=GAMMAS, n_folds=K, n_bins=BINS_HERE)
     once: Any = chex.assert_max_traces(lambda *rows: bounds(*rows), n=1)
-    run = quick(jax.vmap(once))
+    run = jax.jit(jax.vmap(once))
     logs = [draw(seed) for seed in (7, 8)]
     both = run(*(jnp.stack(leaves) for leaves in zip(*logs, strict=True)))
     again = run(*(jnp.stack(leaves) for leaves in zip(*logs[::-1], strict=True)))
@@ -320,7 +319,7 @@ def test_one_program_serves_logs_and_lambdas_and_gradients_are_finite():
         return found.value.low.sum() + found.gain.high_error.sum()
 
     propensity = logs[0][3].at[0].set(0.0).at[1].set(1.0)
-    gradients = quick(jax.grad(low, argnums=(0, 1, 2)))(propensity, logs[0][4], ONES.at[2].set(0.0))
+    gradients = jax.jit(jax.grad(low, argnums=(0, 1, 2)))(propensity, logs[0][4], ONES.at[2].set(0.0))
     assert all(np.isfinite(part).all() for part in gradients)
 
 
@@ -344,11 +343,11 @@ def test_where_a_gain_vanishes():
 
 
 def test_a_hidden_coin_changes_what_it_says_and_nothing_else():
-    plain = make_known_world(jax.random.key(3), choice_bend=0.3)
-    world = make_known_world(jax.random.key(3), choice_bend=0.3, hidden_choice=0.6, hidden_outcome=0.8)
+    known = jax.jit(partial(make_known_world, jax.random.key(3), choice_bend=0.3))
+    plain, world = known(hidden_choice=0.0, hidden_outcome=0.0), known(hidden_choice=0.6, hidden_outcome=0.8)
     n = 20_000
 
-    @quick
+    @jax.jit
     def draw_all(world, key):
         log, propensity = draw_known_log(world, key, n)
         uncoined = jax.nn.softmax(jax.vmap(partial(log_odds, world))(log.x))
@@ -388,7 +387,7 @@ def confounded():
     policy, params = linear_rule(world)
     lam = jnp.array([50.0])
 
-    @quick
+    @jax.jit
     def known(key):
         largest = jax.vmap(partial(hidden_gamma, world))(draw_known_queries(world, key, 2**14)).max()
         score, cost = true_value(world, policy, params, lam, key, n=2**17)
@@ -409,7 +408,7 @@ def confounded():
         return fixed_policy_bounds(log, nuisances, policy, params, lam, gammas, n_folds=5)
 
     keys = jax.random.split(jax.random.key(7), 40)
-    return truth, quick(lambda keys: jax.lax.map(of_log, keys))(keys)
+    return truth, jax.jit(lambda keys: jax.lax.map(of_log, keys))(keys)
 
 
 def test_bounds_at_the_true_gamma_hold_and_the_point_estimate_misses(confounded):
@@ -436,10 +435,10 @@ def test_standard_errors_are_the_spread_of_logs(confounded):
 # Scores to train on
 
 
-WORLD = make_known_world(jax.random.key(0), hidden_choice=0.3, hidden_outcome=0.5)
+WORLD = jax.jit(lambda: make_known_world(jax.random.key(0), hidden_choice=0.3, hidden_outcome=0.5))()
 
 
-@quick
+@jax.jit
 def known_nuisances(key):
     """A log of 600 rows, and its true propensities and means."""
     log, propensity = draw_known_log(WORLD, key, 600)
@@ -450,7 +449,7 @@ def known_nuisances(key):
 
 GAMMA = math.e - 0.5
 LOG, NUISANCES = known_nuisances(jax.random.key(1))
-pessimistic = quick(partial(pessimistic_scores, n_folds=5))
+pessimistic = jax.jit(partial(pessimistic_scores, n_folds=5))
 
 
 def test_pessimistic_scores_bound_utility_at_every_lambda():
@@ -462,7 +461,7 @@ def test_pessimistic_scores_bound_utility_at_every_lambda():
     assert (scores.score.mean(axis=0) < plain.score.mean(axis=0) - 0.05).all()
     assert (scores.cost.mean(axis=0) > 1.02 * plain.cost.mean(axis=0)).all()
 
-    @quick
+    @jax.jit
     def sharp(lam, always):
         observed, outcome = utility(LOG.score, LOG.cost, lam), utility(NUISANCES.score, NUISANCES.cost, lam)
         rows = always, observed, LOG.model, NUISANCES.propensity, outcome, NUISANCES.fold
@@ -479,7 +478,7 @@ def test_pessimistic_scores_bound_utility_at_every_lambda():
 def test_weights_of_the_corrections_are_those_of_the_estimator():
     few = take_rows((LOG, NUISANCES), jnp.arange(60))
 
-    @quick
+    @jax.jit
     def run(strength):
         names = ("direct", "dros", "switch", "dr")
         more = {"gamma": GAMMA, "n_folds": 5, "strength": strength}
@@ -513,7 +512,7 @@ def test_routers_are_trained_on_bounds_only_where_gamma_is_above_one():
     plain = tuned_scores(LOG, NUISANCES, estimator=off.estimator, strength=off.strength)
     chex.assert_trees_all_equal(router_scores(problem(), off), plain)
     asked = problem()
-    wary, expected = quick(
+    wary, expected = jax.jit(
         lambda log, nuisances: (
             router_scores(replace(asked, log=log, nuisances=nuisances), on),
             pessimistic_scores(log, nuisances, gamma=math.pi, n_folds=5, estimator=on.estimator, strength=10.0),
@@ -572,7 +571,7 @@ def test_ratio_bounds_are_the_optimum_of_the_linear_programme():
             objective = np.append(sign * weight * outcome, 0.0)
             equal = np.append(weight, 0.0)[None]
             sides.append(sign * linprog(objective, bounds, np.zeros(2 * m), equal, [1.0]).fun)
-        got = quick(ratio_bounds)(*(jnp.asarray(a, jnp.float32) for a in (outcome, low, high, weight)))
+        got = jax.jit(ratio_bounds)(*(jnp.asarray(a, jnp.float32) for a in (outcome, low, high, weight)))
         np.testing.assert_allclose(got, sides, rtol=1e-5, atol=1e-5)
 
 
@@ -594,7 +593,7 @@ def test_query_bounds_are_those_of_the_nearest_rows():
     weight = rng.integers(0, 3, n).astype(float)
     args = tuple(jnp.asarray(a, jnp.float32) for a in (queries, x, observed))
     more = {"n_models": 3, "neighbours": most, "row_weight": jnp.asarray(weight, jnp.float32)}
-    run = quick(partial(query_intervals, **more, chunk=3))
+    run = jax.jit(partial(query_intervals, **more, chunk=3))
     low, high = run(*args, jnp.asarray(model, jnp.int32), jnp.asarray(p, jnp.float32), GAMMAS)
     assert low.shape == high.shape == (7, 3, 3)
     for i, query in enumerate(queries):
@@ -620,7 +619,7 @@ def test_query_bounds_are_those_of_the_nearest_rows():
 def test_query_bounds_hold_the_mean_given_the_query_under_a_hidden_coin():
     world = make_known_world(jax.random.key(0), hidden_choice=0.3, hidden_outcome=0.9)
 
-    @quick
+    @jax.jit
     def run(key_log, key_queries):
         log, propensity = draw_known_log(world, key_log, 6000)
         chosen = jnp.take_along_axis(propensity, log.model[:, None], axis=1)[:, 0]
@@ -644,7 +643,7 @@ def test_a_log_is_what_the_bounds_take():
     log = replace(LOG, row_weight=weight, group=jnp.arange(600) // 2)
     policy, params = linear_rule(WORLD)
 
-    @quick
+    @jax.jit
     def both(log, nuisances):
         lam = lambdas[1]
         probability = jax.vmap(lambda x: policy.probabilities(params, x, lam))(log.x)

@@ -67,17 +67,21 @@ def start(process: int, of: int, port: int, devices: int, layouts):
 
 
 def results(running) -> list[list[dict]]:
-    outputs = [one.communicate(timeout=300) for one in running]
+    outputs = [one.communicate(timeout=900) for one in running]
     for one, (_, errors) in zip(running, outputs, strict=True):
         assert one.returncode == 0, errors[-3000:]
     return [json.loads(out.strip().splitlines()[-1]) for out, _ in outputs]
 
 
+LAYOUTS = [(4, 1, 1), (1, 4, 4), (2, 2, 2)]
+"""Devices over which routers and rows are divided, and blocks of rows."""
+
+
 @cache
-def alone() -> dict[int, dict]:
-    """One device, with rows in 1, 2 and 4 blocks."""
-    (found,) = results([start(0, 1, 0, 1, [(1, 1, 1), (1, 1, 2), (1, 1, 4)])])
-    return dict(zip((1, 2, 4), found, strict=True))
+def by_one_process() -> tuple[dict[int, dict], list[dict]]:
+    """On the first of four devices, by how many blocks the rows are in; and on all of them, by layout."""
+    (found,) = results([start(0, 1, 0, 4, [*((1, 1, blocks) for blocks in (1, 2, 4)), *LAYOUTS])])
+    return dict(zip((1, 2, 4), found, strict=False)), found[3:]
 
 
 def assert_same(found, expected):
@@ -87,12 +91,11 @@ def assert_same(found, expected):
 
 
 def test_four_devices_give_the_numbers_of_one():
-    layouts = [(4, 1, 1), (1, 4, 4), (2, 2, 2)]
-    (found,) = results([start(0, 1, 0, 4, layouts)])
-    for (_, _, blocks), one in zip(layouts, found, strict=True):
-        assert_same(one, alone()[blocks])
+    alone, divided = by_one_process()
+    for (_, _, blocks), one in zip(LAYOUTS, divided, strict=True):
+        assert_same(one, alone[blocks])
     # The order of rows depends on the blocks, or these would say nothing.
-    assert np.abs(np.subtract(alone()[1]["loss"], alone()[4]["loss"])).max() > 1e-3
+    assert np.abs(np.subtract(alone[1]["loss"], alone[4]["loss"])).max() > 1e-3
 
 
 @pytest.mark.parametrize("routers,rows,devices", [(1, 2, 1), pytest.param(2, 2, 2, marks=pytest.mark.slow)])
@@ -102,4 +105,4 @@ def test_two_processes_with_half_of_the_rows_each_give_the_numbers_of_one(router
         port = free.getsockname()[1]
     running = [start(process, 2, port, devices, [(routers, rows, 2)]) for process in (0, 1)]
     for (found,) in results(running):
-        assert_same(found, alone()[2])
+        assert_same(found, by_one_process()[0][2])

@@ -58,10 +58,14 @@ def test_the_worst_reason_decides_and_all_are_said():
 
 
 def test_a_diagnosis_of_known_nuisances_is_judged_by_its_policy():
-    world = make_known_world(jax.random.key(0), dim=2, n_models=3)
-    log, every = draw_known_log(world, jax.random.key(1), 1000)
-    policy, params = linear_rule(world)
-    chosen = jax.vmap(lambda x: policy.probabilities(params, x, 0.0))(log.x)
+    @jax.jit
+    def draw():
+        world = make_known_world(jax.random.key(0), dim=2, n_models=3)
+        policy, params = linear_rule(world)
+        log, every = draw_known_log(world, jax.random.key(1), 1000)
+        return log, every, jax.vmap(lambda x: policy.probabilities(params, x, 0.0))(log.x)
+
+    log, every, chosen = draw()
     n = log.model.shape[0]
     propensity = jnp.take_along_axis(every, log.model[:, None], axis=1)[:, 0]
     flat = jnp.zeros_like(every)
