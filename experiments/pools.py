@@ -1,7 +1,7 @@
 """Large pools: which models to drop before training, which after, and how to add one.
 
-    python experiments/pools.py                          # 10 to 300 models; resumes by cells
-    python experiments/pools.py --sizes 1000 --seeds 1   # the largest pool
+    python experiments/pools.py                          # 10 to 1,000 models: 75 minutes on one core; resumes by cells
+    python experiments/pools.py --sizes 10,30,100        # a quarter of an hour
     python experiments/pools.py --smoke                  # under 1 minute
 
 Pools of relatives of ten models (`pool_logs.relatives`), logs of a confounded policy that kept its propensities. Three
@@ -17,16 +17,17 @@ over lambdas and new queries:
   again with its k rows; beside them the router without it, and one of the whole log with all its rows.
 
 Seconds are of the fit alone, what is compiled already compiled; compiling is told apart. Logs without a model's rows
-are shorter: what pruning costs is that, too. Expect pruning to save time and to help where models have few rows each,
-masked regret-trained logits to lose where favourites go, and extending to win until k is large. Writes <name>.json
-(kept cell by cell), .csv and .png.
+are shorter: what pruning costs is that, too. Expect pruning to save most of the time, masks to cost next to nothing in
+small pools, extending to do what training again does in a hundredth of its time, and little to be decided beyond 100
+models, where 10,000 rows are a hundred for each or fewer, and which log it was matters more than what is done with it.
+Writes <name>.json (kept cell by cell), .csv and .png.
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
 from cells import Key, Study, current
+from command_line import script
 from data import RESULTS
 from pool_figure import COLUMNS, figure_of, summaries
 from pool_runs import BASE_MODELS, LEARNERS, PRUNED, Runner
@@ -41,7 +42,7 @@ QUESTIONS = ("prune", "restrict", "add")
 class Options:
     """What is simulated."""
 
-    sizes: str = "10,30,100,300"
+    sizes: str = "10,30,100,300,1000"
     """Models of the pools, comma-separated; at least 10."""
     rows: int = 10_000
     """Of a log."""
@@ -149,4 +150,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    script(main, Options, __doc__)

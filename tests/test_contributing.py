@@ -11,6 +11,8 @@ import jrouter
 from jrouter import METHODS, Router, logging_policies, synthetic, write_log
 from jrouter.counterfactual import WEIGHTS
 from jrouter.encoders.load import ENCODERS
+from jrouter.nuisances import propensity, ridge
+from jrouter.nuisances.crossfit import OUTCOME_MODELS, PROPENSITY_MODELS
 
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
 
@@ -26,6 +28,9 @@ def test_the_examples_run_and_what_they_name_is_found(tmp_path, monkeypatch):
     log, _, _ = logging_policies.simulate_log(jax.random.key(1), table, logging_policies.uniform(table))
     write_log(log, tmp_path / "gateway.parquet")
     monkeypatch.chdir(tmp_path)
+    # For speed: fits choose among penalties in folds of their own else.
+    monkeypatch.setitem(OUTCOME_MODELS, "pooled", lambda: ridge.pooled(((3.0, 3.0),)))
+    monkeypatch.setitem(PROPENSITY_MODELS, "logistic", lambda: propensity.logistic((0.1,)))
     scope: dict = {}
     for block in blocks:
         exec(compile(block, "CONTRIBUTING.md", "exec"), scope)

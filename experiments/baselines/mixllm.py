@@ -103,4 +103,4 @@ def mixllm(config: MixLlmConfig = MixLlmConfig()) -> Method:
         estimates = Estimates(**jax.tree.map(lambda leaf: leaf[index], params["estimates"]))
         return decide(estimates, params["units"], jnp.append(scale(params["scaling"], x), 1.0), lam)
 
-    return Method(fit, Policy(apply), config)
+    return Method(fit, Policy(apply), config, smooth=False)
