@@ -98,12 +98,13 @@ def learn_preferences(key: Array, x: Array, log: LoggedData, n_models: int, conf
         }
 
     def loss(params, example, setting):
-        x, mine, other, won = example
-        log_odds = position(params, x) @ (params["models"][mine] - params["models"][other])
+        row, mine, other, won = example
+        log_odds = position(params, x[row]) @ (params["models"][mine] - params["models"][other])
         return jax.nn.softplus(log_odds) - won * log_odds
 
     train = make_train(start, loss, TrainConfig(config.epochs, 256, min_batches=16))
-    examples = x[rows], log.model[rows], log.model[place.reshape(-1)], won
+    # Of a row its place, not its embedding, once for each of its pairs.
+    examples = rows, log.model[rows], log.model[place.reshape(-1)], won
     return train(train_keys(key), Rows(examples, weight.reshape(-1)), None, Hyper(1e-2, config.weight_decay))[0]
 
 
@@ -166,4 +167,4 @@ def pilot(config: PilotConfig = PilotConfig()) -> Method:
         estimates = Estimates(**jax.tree.map(lambda leaf: leaf[index], params["estimates"]))
         return bound(estimates, params, position(params["learnt"], scale(params["scaling"], x)), lam)
 
-    return Method(fit, Policy(apply), config)
+    return Method(fit, Policy(apply), config, smooth=False)
