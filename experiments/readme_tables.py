@@ -3,6 +3,7 @@
 python experiments/readme_tables.py            # rewrites them between their markers, in a second
 """
 
+import ast
 import re
 import sys
 from collections.abc import Callable
@@ -56,7 +57,18 @@ def of_pools(table: Callable[[Any], str]) -> Callable[[], str]:
     return lambda: table(current(RESULTS / "pools.json"))
 
 
+def script_table() -> str:
+    """Each script of this folder, and the first line of what it says of itself."""
+    lines = ["| script | what it answers |", "|---|---|"]
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        tree = ast.parse(path.read_text())
+        if any(isinstance(node, ast.If) and "__name__" in ast.unparse(node.test) for node in tree.body):
+            lines.append(f"| [{path.stem}]({path.name}) | {(ast.get_docstring(tree) or '').splitlines()[0]} |")
+    return "\n".join(lines)
+
+
 TABLES = {
+    "scripts": script_table,
     "coverage": coverage_table,
     "coverage_estimators": estimator_table,
     "coverage_peer": peer_table,
