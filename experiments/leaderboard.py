@@ -1,6 +1,6 @@
 """Which router learns best from a log? Every method of the package and every baseline, ranked.
 
-    python experiments/leaderboard.py                                # 4 regimes, 3 logs each: 16 minutes on one core
+    python experiments/leaderboard.py                                # 4 regimes, 3 logs each: 20 minutes on one core
     python experiments/leaderboard.py --table table.parquet --logging-policy confounded,skewed
     python experiments/leaderboard.py --methods rm_auto,best_single  # ranks these two alone, from the cells there are
     python experiments/leaderboard.py --smoke
@@ -15,7 +15,7 @@ pairs with Holm's correction, Friedman's test) and <name>.png (critical differen
 single models; APGR goes from the cheapest model to the one with the best mean score, its shares of calls read as
 shares of the way from the one's mean cost to the other's, as more than two models answer.
 
-Expect neighbours that are not decided: few logs cannot tell most of 48 methods from the next.
+Expect neighbours that are not decided: few logs cannot tell most of 56 methods from the next.
 """
 
 import os
