@@ -9,8 +9,8 @@ MODULES = {
     "Counterfactual scores": "estimators counterfactual balancing tuning weighted",
     "Losses and metrics": "losses metrics interval routing_metrics frontier_metrics",
     "Training": "networks train train_stacked stacked sweep stream_sweep sharding budget linalg io.sweeps",
-    "Values of policies": "off_policy policy_value honest_value inference resampling jackknife refitted limited_overlap power "
-    "power_search power_world",
+    "Values of policies": "off_policy policy_value honest_value inference resampling jackknife refitted "
+    "limited_overlap power power_search power_world",
     "May a log be trusted?": "diagnostics explain verdict overlap calibration misfit pareto shift bounds "
     "bounding_scores query_bounds sensitivity",
     "Worlds with a known truth": "synthetic known_worlds logging_policies",
