@@ -47,9 +47,9 @@ PAGES = (
 )
 
 
-def ranking() -> Any:
-    """The leaderboard's ranking."""
-    return load("leaderboard_ranking")[0]
+def ranking(name: str = "leaderboard") -> Any:
+    """A leaderboard's ranking."""
+    return load(f"{name}_ranking")[0]
 
 
 def of_pools(table: Callable[[Any], str]) -> Callable[[], str]:
@@ -90,6 +90,8 @@ TABLES = {
     "tuning": tuning_table,
     "leaderboard": lambda: whole_table(ranking()),
     "leaderboard_short": lambda: short_table(ranking()),
+    "lower_bound": lambda: whole_table(ranking("lower_bound")),
+    "lower_bound_10000": lambda: whole_table(ranking("lower_bound_10000")),
     "pools_prune": of_pools(prune_table),
     "pools_restrict": of_pools(restrict_table),
     "pools_add": of_pools(add_table),
