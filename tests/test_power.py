@@ -308,9 +308,10 @@ def test_scores_are_drawn_as_0_or_1_where_all_are_and_residuals_where_not():
         assert (make_power_world(partly, nuisances, probability, LAM).chance is not None) == binary
         other = replace(partly, score=jnp.where(hidden, 77.0, scored.score))
         for world_of in (partly, other):
-            np.testing.assert_array_equal(
+            np.testing.assert_allclose(
                 make_power_world(world_of, nuisances, probability, LAM, binary=binary).noise,
                 make_power_world(partly, nuisances, probability, LAM, binary=binary).noise,
+                rtol=1e-6,  # rows of weight 0 sort to other places, and sums round otherwise
             )
 
 
